@@ -1,0 +1,37 @@
+"""Loads the compiled operator libraries once, and remembers why one is missing."""
+
+import logging
+import pathlib
+
+import torch
+
+_HERE = pathlib.Path(__file__).resolve().parent
+
+logger = logging.getLogger("daflow_ext")
+
+
+def _load(name: str) -> str | None:
+    """Load daflow_ext/<name>; None when it worked, else the reason in one sentence."""
+    path = _HERE / name
+    if not path.is_file():
+        return f"{name} is not built; run `pip install --no-build-isolation -e .` in the source tree"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return f"{name} does not load: {error}"
+    return None
+
+
+def _load_cuda() -> str | None:
+    if CPU_MISSING is not None:
+        return CPU_MISSING
+    if torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) is built without CUDA"
+    return _load("_cuda.so")
+
+
+CPU_MISSING: str | None = _load("_C.abi3.so")
+"""None when the schemas and CPU kernels are loaded, else why not."""
+
+CUDA_MISSING: str | None = _load_cuda()
+"""None when the CUDA kernels are loaded, else why not."""

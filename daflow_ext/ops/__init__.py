@@ -1,0 +1,8 @@
+"""The ops: same names and arguments as :mod:`daflow_ext.reference`, plus ``backend=``."""
+
+from .bilinear_sample import bilinear_sample
+from .corr_lookup import corr_lookup
+from .corr_pyramid import corr_pyramid
+from .volume_lookup import volume_lookup
+
+__all__ = ["bilinear_sample", "corr_lookup", "corr_pyramid", "volume_lookup"]

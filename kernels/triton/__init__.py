@@ -1,0 +1,1 @@
+"""Triton kernels: one file per op; empty until the fused attention arrives."""
