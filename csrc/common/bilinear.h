@@ -33,7 +33,7 @@ struct Split {
 template <class T>
 DAFLOW_INLINE Split<T> split(T position, int size, int radius) {
   Split<T> result;
-  result.live = position >= T(-1 - radius) && position < T(size) + T(radius);  // false for NaN
+  result.live = size > 0 && position >= T(-1 - radius) && position < T(size) + T(radius);  // false for NaN
   const T safe = result.live ? position : T(0);
   const int truncated = static_cast<int>(safe);
   result.first = truncated - (T(truncated) > safe ? 1 : 0);
@@ -57,8 +57,9 @@ DAFLOW_INLINE T ramp_slope(T fraction, T sharpness) {
   return weight >= T(0) && weight <= T(1) ? sharpness : T(0);
 }
 
-// Two neighbouring taps of one axis: `first` weighs 1 - weight, `first + 1` weighs weight; slope = d weight / d
-// position. Either tap may be outside the axis: it counts zero, or (border) is moved to the nearest pixel by clamp_tap.
+// Two neighbouring taps of one axis: `first` weighs 1 - weight, `first + 1` weighs weight, and slope is the derivative
+// of weight by position. Either tap may be outside the axis: it counts zero, or (border) clamp_tap moves it to the
+// edge.
 template <class T>
 struct Taps {
   int first;
