@@ -37,6 +37,7 @@ def can_run(op: str, backend: str, device: torch.device | str | None = None) -> 
     return True, ""
 
 
+@torch.compiler.assume_constant_result  # torch.compile bakes the choice in; it cannot trace the log line
 def resolve(op: str, backend: str, device: torch.device) -> str:
     """The backend that will run: ``backend`` itself, or the choice of ``auto`` (``DAFLOW_BACKEND`` overrides it).
 
