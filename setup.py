@@ -5,6 +5,7 @@ DAFLOW_CUDA_ARCHS=80;90   target architectures (default 80;86;89;90;100;120; PTX
 DAFLOW_TORCH_DIR=DIR      the torch package folder to build against
 """
 
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -43,6 +44,15 @@ def cuda_choice(torch) -> tuple[bool, str]:
     return True, built
 
 
+def pybind11_include(torch) -> str:
+    """Headers of pybind11: the package's, or (offline build with no pybind11 installed) the copy that torch carries."""
+    if importlib.util.find_spec("pybind11") is None:
+        return str(torch.root / "include")
+    import pybind11
+
+    return pybind11.get_include()
+
+
 def triton_line() -> str:
     return "Triton: no Triton kernels in this version"
 
@@ -60,17 +70,14 @@ class CMakeBuild(build_ext):
         cuda, cuda_line = cuda_choice(torch)
         # not self.build_temp: an editable build's is a fresh temporary folder, which would recompile everything
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
-        build.mkdir(parents=True, exist_ok=True)
-        self._drop_stale_cache(build)
         prefix = ROOT if self.inplace or self.editable_mode else pathlib.Path(self.build_lib).resolve()
-        import pybind11
-
         cmake = shutil.which("cmake")
         if cmake is None:
             raise SystemExit("cmake was not found; `pip install cmake ninja`")
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        generator = "Ninja" if shutil.which("ninja") else "Unix Makefiles"
+        self._drop_stale_cache(build, generator)
         configure = [
-            cmake, "-S", str(ROOT), "-B", str(build), *generator,
+            cmake, "-S", str(ROOT), "-B", str(build), "-G", generator,
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_INSTALL_PREFIX={prefix}",
             f"-DDAFLOW_TORCH_DIR={torch.root}",
@@ -78,7 +85,7 @@ class CMakeBuild(build_ext):
             f"-DDAFLOW_CUDA={int(cuda)}",
             f"-DDAFLOW_CUDA_ARCHS={os.environ.get('DAFLOW_CUDA_ARCHS', DEFAULT_CUDA_ARCHS)}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DDAFLOW_PYBIND11_INCLUDE={pybind11_include(torch)}",
         ]  # fmt: skip
         subprocess.run(configure, check=True)
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
@@ -87,17 +94,15 @@ class CMakeBuild(build_ext):
         print(f"CPU library: {isa} (torch {torch.version} headers)\n{cuda_line}\n{triton_line()}", flush=True)
 
     @staticmethod
-    def _drop_stale_cache(build: pathlib.Path) -> None:
+    def _drop_stale_cache(build: pathlib.Path, generator: str) -> None:
         """An isolated build leaves a cache that names its deleted cmake and ninja; the next one must not use it."""
         cache = build / "CMakeCache.txt"
         if not cache.is_file():
             return
-        for line in cache.read_text().splitlines():
-            if line.startswith(("CMAKE_MAKE_PROGRAM:", "CMAKE_COMMAND:", "pybind11_DIR:")):
-                if not pathlib.Path(line.split("=", 1)[1]).exists():
-                    shutil.rmtree(build)
-                    build.mkdir(parents=True)
-                    return
+        entries = dict(line.split("=", 1) for line in cache.read_text().splitlines() if "=" in line)
+        tools = [path for key, path in entries.items() if key.startswith(("CMAKE_MAKE_PROGRAM:", "CMAKE_COMMAND:"))]
+        if entries.get("CMAKE_GENERATOR:INTERNAL") != generator or not all(map(os.path.exists, tools)):
+            shutil.rmtree(build)
 
     # CMake installs in place, so setuptools has nothing to compile, copy or map.
     def get_outputs(self):

@@ -1,0 +1,51 @@
+# Each target does its own set-up: on a fresh machine nothing else has to be typed.
+#   make demo    flow on a short clip, ends with the path of an HTML page   (WEIGHTS=file.pth to choose the weights)
+#   make test    the test suite                                             (ARGS="-k corr" to choose tests)
+#   make gpu     on a machine with an NVIDIA GPU: build, check, time; writes benchmarks/results/<gpu>-<date>.jsonl
+#   make bench   the benchmarks on this CPU
+#   make lint    ruff and clang-format
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+# The demo's weights: WEIGHTS=..., else RAFT-small where it lies beside the repository.
+WEIGHTS ?= $(wildcard ../shared/weights/raft-small.pth)
+
+NATIVE := setup.py CMakeLists.txt pyproject.toml $(shell find _build csrc kernels/cuda -type f -not -name '*.pyc' | sort)
+
+.PHONY: demo test gpu bench lint clean
+.DELETE_ON_ERROR:
+
+$(VENV)/.packages: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(NATIVE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: $(VENV)/.built
+	$(BIN)/daflow demo $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+test: $(VENV)/.built
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.built
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+lint: $(VENV)/.packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# Uses the machine's own torch (a CUDA build), no virtual environment and no network.
+gpu:
+	DAFLOW_CUDA=1 $(PYTHON) setup.py -q build_ext --inplace
+	$(PYTHON) -m pytest -q -m gpu tests
+	$(PYTHON) -m benchmarks.run --device cuda --quick --save
+
+clean:
+	rm -rf build $(VENV) *.egg-info daflow_ext/*.so
