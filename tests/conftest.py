@@ -1,11 +1,13 @@
 """Fixtures and options shared by all tests."""
 
 import pathlib
+import sys
 
 import pytest
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # for `benchmarks`; last, so that an installed daflow_ext is the one tested
 
 
 def pytest_addoption(parser):
