@@ -1,4 +1,4 @@
-"""Tools every benchmark shares: the correctness gate, interleaved timing, peak memory, a description of the machine.
+"""Tools every benchmark shares: the record, the correctness gate, interleaved timing, peak memory, the machine.
 
 On the CPU the unit is CPU-seconds of the process on one thread (``time.process_time``), which a busy neighbour disturbs
 least; on a GPU it is the time between two CUDA events.
@@ -26,6 +26,44 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 class WrongResultError(AssertionError):
     """A candidate disagrees with the truth; nothing is timed then."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One line of a report.
+
+    Args:
+        op: the benchmark, named as its module.
+        case: what was measured, sizes included.
+        value, unit: the result.
+        goal: what the value should reach (``at_least``) or stay under; None where there is nothing to reach.
+        details: whatever else belongs to the number: times, errors, settings.
+    """
+
+    op: str
+    case: str
+    value: float
+    unit: str
+    goal: float | None = None
+    at_least: bool = True
+    details: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    @property
+    def met(self) -> bool | None:
+        if self.goal is None:
+            return None
+        return self.value >= self.goal if self.at_least else self.value <= self.goal
+
+    def json(self) -> str:
+        fields = dataclasses.asdict(self)
+        return json.dumps({**fields.pop("details"), **fields, "met": self.met})
+
+    def line(self) -> str:
+        """For people: case, value, goal."""
+        goal = ""
+        if self.goal is not None:
+            goal = f"  (goal {'>=' if self.at_least else '<='} {self.goal:g}: {'met' if self.met else 'MISSED'})"
+        return f"{self.op:16} {self.case:58} {self.value:>10.4g} {self.unit}{goal}"
 
 
 @dataclasses.dataclass(frozen=True)

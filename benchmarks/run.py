@@ -1,0 +1,80 @@
+"""Run the benchmarks: correctness first, then numbers.
+
+python -m benchmarks.run                         everything on one CPU thread, minutes
+python -m benchmarks.run --op corr_block --quick one op, small sizes
+python -m benchmarks.run --json out.jsonl        also write one JSON object per line
+python -m benchmarks.run --device cuda --save    also write benchmarks/results/<machine>-<date>.jsonl
+"""
+
+import argparse
+import importlib
+import json
+import pathlib
+import pkgutil
+import re
+import sys
+
+import torch
+
+from . import timing
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 1 if a result was wrong (and therefore not timed). A missed goal is reported, not an error."""
+    options = _parser().parse_args(arguments)
+    environment = timing.environment(options.device)
+    sink = options.json or (_results_file(environment) if options.save else None)
+    print(" | ".join(f"{key} {value}" for key, value in environment.items()))
+    lines, failed = [], False
+    with timing.threads(1):
+        for op, records in _benchmarks().items():
+            if options.op and op not in options.op:
+                continue
+            try:
+                for record in records(options.quick, options.device):
+                    print(record.line(), flush=True)
+                    lines.append(json.dumps({**environment, **json.loads(record.json())}))
+            except timing.WrongResultError as error:
+                failed = True
+                print(f"{op:16} WRONG RESULT: {error}", file=sys.stderr)
+    if sink is not None:
+        sink.parent.mkdir(parents=True, exist_ok=True)
+        sink.write_text("".join(f"{line}\n" for line in lines))
+        print(f"wrote {len(lines)} records to {sink}")
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--op", nargs="+", choices=sorted(_benchmarks()), help="only these")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few repetitions")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the records there, one JSON per line")
+    target.add_argument("--save", action="store_true", help="write them to benchmarks/results/<machine>-<date>.jsonl")
+    return parser
+
+
+def _benchmarks() -> dict[str, object]:
+    """Every module of this package that has ``records``."""
+    modules = {info.name: importlib.import_module(f"{__package__}.{info.name}") for info in _modules()}
+    return {name: module.records for name, module in modules.items() if hasattr(module, "records")}
+
+
+def _modules() -> list[pkgutil.ModuleInfo]:
+    return [info for info in pkgutil.iter_modules([str(FOLDER)]) if info.name != "run"]
+
+
+def _results_file(environment: dict[str, object]) -> pathlib.Path:
+    machine = str(environment.get("gpu", environment["cpu"])).lower()
+    name = re.sub(r"[^a-z0-9]+", "-", machine).strip("-")
+    return FOLDER / "results" / f"{name}-{str(environment['date'])[:10]}.jsonl"
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    sys.exit(main())
