@@ -1,18 +1,30 @@
-"""Which implementation of an op runs: ``reference`` (plain PyTorch), ``cpu`` or ``cuda`` (compiled).
+"""Which implementation of an op runs: ``reference`` (plain PyTorch), ``cpu`` or ``cuda`` (compiled), ``sdpa`` (PyTorch's
+own fused attention on packed buffers) or ``triton``.
 
 Every choice can be asked for (:func:`can_run`), named (``backend=``) or left to ``auto``; ``auto`` logs once what it
 chose and why. A named backend that cannot run raises with the remedy; nothing falls back in silence.
 """
 
 import functools
+import logging
 import os
 
 import torch
 
 from . import _load
 
-BACKENDS = ("reference", "cpu", "cuda")
-OPS = ("bilinear_sample", "corr_lookup", "corr_pyramid", "volume_lookup")
+_COMPILED = ("reference", "cpu", "cuda")
+OPS = {
+    "bilinear_sample": _COMPILED,
+    "corr_lookup": _COMPILED,
+    "corr_pyramid": _COMPILED,
+    "qk_norm": ("reference", "triton"),
+    "st_attention": ("reference", "sdpa", "triton"),
+    "volume_lookup": _COMPILED,
+}
+"""Every op and the backends it has."""
+
+BACKENDS = ("reference", "cpu", "cuda", "sdpa", "triton")
 
 
 def can_run(op: str, backend: str, device: torch.device | str | None = None) -> tuple[bool, str]:
@@ -25,14 +37,17 @@ def can_run(op: str, backend: str, device: torch.device | str | None = None) -> 
         raise ValueError(f"unknown op {op!r}; expected one of {', '.join(OPS)}")
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
-    if backend == "reference":
+    if backend not in OPS[op]:
+        return False, f"{op} has no {backend} backend, only {', '.join(OPS[op])}"
+    if backend in ("reference", "sdpa"):
         return True, ""
-    missing = _load.CPU_MISSING if backend == "cpu" else _load.CUDA_MISSING
+    missing = {"cpu": _load.CPU_MISSING, "cuda": _load.CUDA_MISSING, "triton": _load.TRITON_MISSING}[backend]
     if missing is not None:
         return False, missing
-    if device is not None and torch.device(device).type != backend:
-        return False, f"tensors are on {device}, the {backend} backend needs them on {backend}"
-    if device is None and backend == "cuda" and not torch.cuda.is_available():
+    needed = "cpu" if backend == "cpu" else "cuda"
+    if device is not None and torch.device(device).type != needed:
+        return False, f"tensors are on {device}, the {backend} backend needs them on {needed}"
+    if device is None and needed == "cuda" and not torch.cuda.is_available():
         return False, "no CUDA device is visible"
     return True, ""
 
@@ -55,16 +70,24 @@ def resolve(op: str, backend: str, device: torch.device) -> str:
     return backend
 
 
+# What `auto` tries, in this order.
+_PREFERENCE = {"cpu": ("cpu", "sdpa"), "cuda": ("cuda", "triton", "sdpa")}
+
+
 @functools.cache
 def _automatic(op: str, device_type: str) -> str:
-    if device_type in ("cpu", "cuda"):
-        able, reason = can_run(op, device_type, device_type)
+    refused = [] if device_type in _PREFERENCE else [f"there are no kernels for {device_type}"]
+    for backend in _PREFERENCE.get(device_type, ()):
+        if backend not in OPS[op]:
+            continue
+        able, reason = can_run(op, backend, device_type)
         if able:
-            _load.logger.info("%s on %s: backend %s", op, device_type, device_type)
-            return device_type
-    else:
-        reason = f"no compiled kernels for {device_type}"
-    _load.logger.warning("%s on %s: backend reference (slow), because %s", op, device_type, reason)
+            because = f", because {'; '.join(refused)}" if refused else ""
+            _load.logger.info("%s on %s: backend %s%s", op, device_type, backend, because)
+            return backend
+        refused.append(f"{backend}: {reason}")
+    level = logging.WARNING if refused else logging.INFO
+    _load.logger.log(level, "%s on %s: backend reference%s", op, device_type, f", because {'; '.join(refused)}" if refused else "")
     return "reference"
 
 
@@ -72,6 +95,6 @@ def describe() -> dict[str, dict[str, str]]:
     """For every op and backend ``"available"`` or the reason why not: the table of ``daflow info``."""
     table = {}
     for op in OPS:
-        answers = {backend: can_run(op, backend) for backend in BACKENDS}
+        answers = {backend: can_run(op, backend) for backend in OPS[op]}
         table[op] = {backend: "available" if able else reason for backend, (able, reason) in answers.items()}
     return table

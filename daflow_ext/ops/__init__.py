@@ -3,6 +3,8 @@
 from .bilinear_sample import bilinear_sample
 from .corr_lookup import corr_lookup
 from .corr_pyramid import corr_pyramid
+from .qk_norm import qk_norm
+from .st_attention import st_attention
 from .volume_lookup import volume_lookup
 
-__all__ = ["bilinear_sample", "corr_lookup", "corr_pyramid", "volume_lookup"]
+__all__ = ["bilinear_sample", "corr_lookup", "corr_pyramid", "qk_norm", "st_attention", "volume_lookup"]
