@@ -19,6 +19,7 @@ OPS = {
     "corr_lookup": _COMPILED,
     "corr_pyramid": _COMPILED,
     "qk_norm": ("reference", "triton"),
+    "softargmax_flow": ("reference", "cpu", "triton"),
     "st_attention": ("reference", "sdpa", "triton"),
     "volume_lookup": _COMPILED,
 }
