@@ -1,5 +1,7 @@
 """Loading without surprises: every key accounted for, and the key mode checked against the weights."""
 
+import inspect
+
 import torch
 
 _UNUSED_ATTN2_TEXT = [r"attn2\.add_", r"attn2\.to_add_out", r"attn2\.norm_added_"]
@@ -55,8 +57,8 @@ class StrictLoadingMixin:
         Raises:
             ValueError: the base lacks a tensor that is not an LQ tensor, or has one that does not fit.
         """
-        names = set(cls._get_signature_keys(cls)[0]) if hasattr(cls, "_get_signature_keys") else set(base.config)
-        fields = {key: value for key, value in base.config.items() if key in names and not key.startswith("_")}
+        names = inspect.signature(cls.__init__).parameters
+        fields = {key: value for key, value in base.config.items() if key in names}
         model = cls(**{**fields, **config})
         missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
         missing = [key for key in missing if "control" not in key]
