@@ -60,7 +60,10 @@ class StrictLoadingMixin:
         names = inspect.signature(cls.__init__).parameters
         fields = {key: value for key, value in base.config.items() if key in names}
         model = cls(**{**fields, **config})
-        missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
+        try:
+            missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
+        except RuntimeError as error:  # shapes that differ
+            raise ValueError(f"not an SD3.5 transformer of this configuration: {str(error).splitlines()[1].strip()}") from error
         missing = [key for key in missing if "control" not in key]
         if missing or unexpected:
             raise ValueError(f"not an SD3.5 transformer: missing {missing[:3]}, unexpected {unexpected[:3]}")
