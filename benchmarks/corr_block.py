@@ -1,0 +1,228 @@
+"""CorrBlock against RAFT's all-pairs block in plain PyTorch: time, memory, backward.
+
+``python -m benchmarks.corr_block --crossover`` measures the constant of ``memory="auto"``
+(daflow_ext/correlation/memory.py).
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import torch
+
+from daflow_ext import ops
+from daflow_ext.correlation import CorrBlock, memory
+
+from . import timing
+from .plain import PlainCorrBlock
+
+OP = "corr_block"
+CHANNELS, LEVELS, RADIUS, LOOKUPS = 256, 4, 4, 12
+
+# (height, width) of the feature grid: the speed-up over the plain block that a grid must reach.
+GOALS = {(55, 128): 3.0, (68, 120): 4.0, (135, 240): 12.0}
+MEMORY_GOAL = 5.0  # percent of the plain block's peak
+BACKWARD_GOAL = 3.0
+GFLOPS_GOAL = 45.0
+
+Grid = tuple[int, int]
+
+
+def inputs(grid: Grid, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Two feature maps and the coordinates of LOOKUPS refinement steps: a smooth flow of a few pixels, refined."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = grid
+    fmap1, fmap2 = (torch.randn(1, CHANNELS, height, width, generator=generator) for _ in range(2))
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    coarse = 8 * torch.randn(1, 2, 4, 6, generator=generator)
+    flow = torch.nn.functional.interpolate(coarse, size=grid, mode="bicubic", align_corners=True)
+    coords = [torch.stack([x, y]) + flow * (step / LOOKUPS) for step in range(1, LOOKUPS + 1)]
+    return fmap1.to(device), fmap2.to(device), [c.to(device) for c in coords]
+
+
+def records(quick: bool, device: str) -> Iterator[timing.Record]:
+    """Everything the drop-in promises, one record each."""
+    grids = [(55, 128)] if quick else list(GOALS)
+    for grid in grids:
+        yield from forward_records(grid, device, repeats=3 if quick or grid == (135, 240) else 5)
+    for grid in grids:
+        yield from memory_records(grid, device)
+    yield lookup_record((55, 128), device)
+    for lookups in (1,) if quick else (1, LOOKUPS):
+        yield backward_record((55, 128), device, lookups)
+
+
+def forward_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Record]:
+    """Build plus LOOKUPS lookups, without gradients, for every way of keeping the correlation."""
+    fmap1, fmap2, coords = inputs(grid, device)
+
+    def run(block: Callable, **options: object) -> torch.Tensor:
+        corr = block(fmap1, fmap2, LEVELS, RADIUS, **options)
+        for position in coords:
+            out = corr(position)
+        return out
+
+    ways = {
+        "on_the_fly": lambda: run(CorrBlock, memory="on_the_fly"),
+        "auto": lambda: run(CorrBlock, memory="auto"),
+        "volume": lambda: run(CorrBlock, memory="volume"),
+        "plain": lambda: run(PlainCorrBlock),
+    }
+    if grid == (135, 240):
+        del ways["volume"]  # 5.6 GB beside the plain block's 8.4 GB
+    with torch.inference_mode():
+        truth = ways["plain"]()
+        errors = {name: timing.gate(name, call(), truth, atol=5e-5) for name, call in ways.items()}
+        times = timing.interleaved(ways, repeats=repeats, warmup=0, device=device)
+    chosen = CorrBlock(fmap1, fmap2, LEVELS, RADIUS).memory
+    for name in ways:
+        if name == "plain":
+            continue
+        yield timing.Record(
+            OP,
+            f"build + {LOOKUPS} lookups, {_spell(grid)}, {name}" + (f" ({chosen})" if name == "auto" else ""),
+            times["plain"].median / times[name].median,
+            "x plain",
+            goal=GOALS[grid] if name == "on_the_fly" else None,
+            details={
+                **times[name].milliseconds(),
+                "plain": times["plain"].milliseconds(),
+                "max_error": errors[name],
+                "channels": CHANNELS,
+            },
+        )
+
+
+def memory_case(block: str, grid: list[int], device: str = "cpu") -> Callable[[], torch.Tensor]:
+    """For :func:`timing.peak_bytes`: build and two lookups of ``"plain"`` or of a way of CorrBlock."""
+    with torch.inference_mode():
+        fmap1, fmap2, coords = inputs(tuple(grid), device)
+
+    def call(size: int | None = None) -> torch.Tensor:
+        with torch.inference_mode():
+            f1, f2, position = (t[..., :size, :size] for t in (fmap1, fmap2, coords[0]))
+            corr = PlainCorrBlock(f1, f2) if block == "plain" else CorrBlock(f1, f2, memory=block)
+            corr(position)
+            return corr(position)
+
+    call(16)  # libraries loaded, thread pools made
+    return call
+
+
+def memory_records(grid: Grid, device: str) -> Iterator[timing.Record]:
+    """Peak memory beyond the feature maps (NCHW, so our channels-last copies count), against the plain block's."""
+    plain, ours = (
+        timing.peak_bytes("benchmarks.corr_block:memory_case", block=block, grid=list(grid), device=device)
+        for block in ("plain", "on_the_fly")
+    )
+    pixels = grid[0] * grid[1]
+    volume = 4 * pixels * sum((grid[0] >> level) * (grid[1] >> level) for level in range(LEVELS))
+    yield timing.Record(
+        OP,
+        f"peak memory, {_spell(grid)}, on_the_fly",
+        100 * ours / plain,
+        "% of plain",
+        goal=MEMORY_GOAL,
+        at_least=False,
+        details={
+            "peak_mib": round(ours / 2**20, 1),
+            "plain_peak_mib": round(plain / 2**20, 1),
+            "volume_pyramid_mib": round(volume / 2**20, 1),
+            "percent_of_volume_pyramid": round(100 * ours / volume, 2),
+            "of_this_output_mib": round(4 * pixels * LEVELS * (2 * RADIUS + 1) ** 2 / 2**20, 1),
+        },
+    )
+
+
+def lookup_record(grid: Grid, device: str) -> timing.Record:
+    """Useful arithmetic of one lookup: (2r+2)^2 products of C channels per query and level."""
+    fmap1, fmap2, coords = inputs(grid, device)
+    with torch.inference_mode():
+        block = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="on_the_fly")
+        timing.gate("lookup", block(coords[0]), PlainCorrBlock(fmap1, fmap2)(coords[0]), atol=5e-5)
+        time = timing.interleaved({"lookup": lambda: block(coords[0])}, repeats=15, warmup=2, device=device)["lookup"]
+    flop = grid[0] * grid[1] * LEVELS * (2 * RADIUS + 2) ** 2 * 2 * CHANNELS
+    return timing.Record(
+        OP,
+        f"one lookup, {_spell(grid)}",
+        flop / time.median / 1e9,
+        "useful GFLOP/s",
+        goal=GFLOPS_GOAL if device == "cpu" and torch.ops.daflow_ext.cpu_capability().startswith("avx512") else None,
+        details={**time.milliseconds(), "channels": CHANNELS},
+    )
+
+
+def backward_record(grid: Grid, device: str, lookups: int) -> timing.Record:
+    """Gradients of fmap1, fmap2 and coords of build plus ``lookups`` lookups; the forward pass is not timed."""
+    fmap1, fmap2, coords = inputs(grid, device)
+    upstream = torch.randn(1, LEVELS * (2 * RADIUS + 1) ** 2, *grid, device=device)
+
+    def forward(block: Callable, **options: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        leaves = [tensor.clone().requires_grad_() for tensor in (fmap1, fmap2, *coords[:lookups])]
+        corr = block(*leaves[:2], LEVELS, RADIUS, **options)
+        return [corr(position) for position in leaves[2:]], leaves
+
+    graphs = {"ours": forward(CorrBlock, memory="on_the_fly"), "plain": forward(PlainCorrBlock)}
+
+    def backward(name: str) -> tuple[torch.Tensor, ...]:
+        outputs, leaves = graphs[name]
+        return torch.autograd.grad(outputs, leaves, [upstream] * len(outputs), retain_graph=True)
+
+    truth = backward("plain")
+    errors = [
+        timing.gate(f"gradient {index}", ours, plain, atol=1e-5 * plain.abs().max().item())
+        for index, (ours, plain) in enumerate(zip(backward("ours"), truth, strict=True))
+    ]
+    ways = {name: lambda name=name: backward(name) for name in graphs}
+    times = timing.interleaved(ways, repeats=3, warmup=0, device=device)
+    return timing.Record(
+        OP,
+        f"backward of build + {lookups} lookup{'s' if lookups > 1 else ''}, {_spell(grid)}",
+        times["plain"].median / times["ours"].median,
+        "x plain",
+        goal=BACKWARD_GOAL,
+        details={
+            **times["ours"].milliseconds(),
+            "plain": times["plain"].milliseconds(),
+            "max_error": max(errors),
+            "channels": CHANNELS,
+        },
+    )
+
+
+def crossover(grids: tuple[Grid, ...] = ((24, 32), (36, 64), (46, 62), (55, 128))) -> None:
+    """Print the cost ratio behind ``memory="auto"``: see CPU_PRODUCT_RATIO in daflow_ext/correlation/memory.py."""
+    for channels in (128, 256):
+        for grid in grids:
+            with torch.inference_mode(), timing.threads(1):
+                print(f"C={channels} {_spell(grid)}: {_crossover_of(grid, channels)}")
+    print(f"in use: CPU_PRODUCT_RATIO = {memory.CPU_PRODUCT_RATIO}")
+
+
+def _crossover_of(grid: Grid, channels: int) -> str:
+    fmap1, fmap2, coords = inputs(grid)
+    fmap1, fmap2, position = fmap1[:, :channels], fmap2[:, :channels], coords[0]
+    fly = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="on_the_fly")
+    stored = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="volume")
+    ways = {
+        "pyramid": lambda: ops.corr_pyramid(fmap2, LEVELS),
+        "build": lambda: CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="volume"),
+        "read": lambda: stored(position),
+        "compute": lambda: fly(position),
+    }
+    seconds = {name: time.median for name, time in timing.interleaved(ways, repeats=9, warmup=1).items()}
+    volume, saved = seconds["build"] - seconds["pyramid"], seconds["compute"] - seconds["read"]
+    level_pixels = sum(level.shape[-2] * level.shape[-1] for level in fly.fmap2_pyramid)
+    ratio = (saved / (LEVELS * (2 * RADIUS + 2) ** 2)) / (volume / level_pixels)
+    times = ", ".join(f"{name} {value * 1e3:.2f} ms" for name, value in seconds.items())
+    return f"{times}; ratio {ratio:.2f}, equal at {volume / saved:.1f} lookups"
+
+
+def _spell(grid: Grid) -> str:
+    return f"{grid[0]}x{grid[1]}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crossover", action="store_true", required=True, help="measure the constant and print it")
+    parser.parse_args()
+    crossover()
