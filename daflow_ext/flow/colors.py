@@ -18,7 +18,7 @@ def color_wheel() -> torch.Tensor:
     for index, steps in enumerate(_SECTORS):
         start = torch.tensor(_CORNERS[index], dtype=torch.float32)
         end = torch.tensor(_CORNERS[(index + 1) % len(_CORNERS)], dtype=torch.float32)
-        ramp = torch.floor(255 * torch.arange(steps, dtype=torch.float32)[:, None] / steps)  # rounded as the original is
+        ramp = torch.floor(255 * torch.arange(steps, dtype=torch.float32) / steps)[:, None]  # as the original rounds
         rows.append(255 * start + (end - start) * ramp)
     return torch.cat(rows)
 

@@ -15,7 +15,7 @@ from ..frames.io import encode_image
 from .colors import flow_to_image
 from .warp import pixel_grid
 
-_TEMPLATE = pathlib.Path(__file__).with_name("report.html")
+_TEMPLATE = pathlib.Path(__file__).resolve().parents[1] / "assets" / "report.html"
 
 
 def write_report(
