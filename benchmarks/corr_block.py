@@ -1,6 +1,6 @@
 """CorrBlock against RAFT's all-pairs block in plain PyTorch: time, memory, backward.
 
-``python -m benchmarks.corr_block --crossover`` measures the constant of ``memory="auto"``
+``python -m benchmarks.corr_block --crossover`` measures what ``memory="auto"`` rests on
 (daflow_ext/correlation/memory.py).
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from daflow_ext import ops
 from daflow_ext.correlation import CorrBlock, memory
 
 from . import timing
@@ -189,32 +188,50 @@ def backward_record(grid: Grid, device: str, lookups: int) -> timing.Record:
     )
 
 
-def crossover(grids: tuple[Grid, ...] = ((24, 32), (36, 64), (46, 62), (55, 128))) -> None:
-    """Print the cost ratio behind ``memory="auto"``: see CPU_PRODUCT_RATIO in daflow_ext/correlation/memory.py."""
+def crossover(grids: tuple[Grid, ...] = ((16, 24), (24, 32), (30, 40), (36, 52), (36, 64), (46, 62))) -> None:
+    """Print what ``memory="auto"`` rests on: CPU_LIMIT in daflow_ext/correlation/memory.py.
+
+    The size is the volume's products over those of all windows; the limit separates the sizes at which the volume is
+    the faster way (time on the fly / time with the volume above 1) from the others.
+    """
+    rows = []
     for channels in (128, 256):
         for grid in grids:
-            with torch.inference_mode(), timing.threads(1):
-                print(f"C={channels} {_spell(grid)}: {_crossover_of(grid, channels)}")
-    print(f"in use: CPU_PRODUCT_RATIO = {memory.CPU_PRODUCT_RATIO}")
+            for lookups in (12, 32):
+                with timing.threads(1):
+                    rows.append(_crossover_of(grid, channels, lookups))
+    for size, line in sorted(rows):
+        print(f"size {size:.2f}: {line}")
+    print(f"in use: {memory.CPU_LIMIT}")
 
 
-def _crossover_of(grid: Grid, channels: int) -> str:
+def _crossover_of(grid: Grid, channels: int, lookups: int) -> tuple[float, str]:
     fmap1, fmap2, coords = inputs(grid)
-    fmap1, fmap2, position = fmap1[:, :channels], fmap2[:, :channels], coords[0]
-    fly = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="on_the_fly")
-    stored = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="volume")
-    ways = {
-        "pyramid": lambda: ops.corr_pyramid(fmap2, LEVELS),
-        "build": lambda: CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="volume"),
-        "read": lambda: stored(position),
-        "compute": lambda: fly(position),
-    }
-    seconds = {name: time.median for name, time in timing.interleaved(ways, repeats=9, warmup=1).items()}
-    volume, saved = seconds["build"] - seconds["pyramid"], seconds["compute"] - seconds["read"]
-    level_pixels = sum(level.shape[-2] * level.shape[-1] for level in fly.fmap2_pyramid)
-    ratio = (saved / (LEVELS * (2 * RADIUS + 2) ** 2)) / (volume / level_pixels)
-    times = ", ".join(f"{name} {value * 1e3:.2f} ms" for name, value in seconds.items())
-    return f"{times}; ratio {ratio:.2f}, equal at {volume / saved:.1f} lookups"
+    fmap1, fmap2 = (fmap[:, :channels].contiguous(memory_format=torch.channels_last) for fmap in (fmap1, fmap2))
+
+    def infer(way: str) -> None:
+        with torch.inference_mode():
+            corr = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory=way)
+            for step in range(lookups):
+                corr(coords[step % LOOKUPS])
+
+    def train(way: str) -> None:
+        leaves = [fmap.detach().requires_grad_() for fmap in (fmap1, fmap2)]
+        corr = CorrBlock(*leaves, LEVELS, RADIUS, memory=way)
+        outputs = [corr(coords[step % LOOKUPS]) for step in range(lookups)]
+        torch.autograd.grad(outputs, leaves, outputs)
+
+    words = []
+    for task in (infer, train):
+        ways = {way: lambda way=way, task=task: task(way) for way in ("on_the_fly", "volume")}
+        seconds = {way: time.median for way, time in timing.interleaved(ways, repeats=5).items()}
+        words.append(
+            f"{task.__name__} {seconds['on_the_fly'] * 1e3:6.1f} / {seconds['volume'] * 1e3:6.1f} ms = "
+            f"{seconds['on_the_fly'] / seconds['volume']:.2f}"
+        )
+    level_pixels = sum((grid[0] >> level) * (grid[1] >> level) for level in range(LEVELS))
+    size = level_pixels / (lookups * LEVELS * (2 * RADIUS + 2) ** 2)
+    return size, f"C={channels} {_spell(grid)} {lookups} lookups, " + ", ".join(words)
 
 
 def _spell(grid: Grid) -> str:
@@ -223,6 +240,6 @@ def _spell(grid: Grid) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--crossover", action="store_true", required=True, help="measure the constant and print it")
+    parser.add_argument("--crossover", action="store_true", required=True, help="time both ways over many grids")
     parser.parse_args()
     crossover()
