@@ -35,9 +35,9 @@ class InputPadder:
     ``mode="sintel"`` spreads the padding evenly over both sides (the odd pixel goes right / to the bottom);
     ``mode="kitti"`` does so for the width and puts all of the height's at the bottom.
 
-    Small images: RAFT halves its 1/8-resolution maps three times, so a side under 64 pixels leaves the coarsest level
-    without pixels, which reads as zeros. ``minimum`` pads every side to at least that many pixels (``minimum=64`` gives
-    all four levels something to look at); the default 0 leaves sizes to ``multiple`` alone, as RAFT does.
+    Small images: ``minimum`` pads every side to at least that many pixels, for networks with a smallest size (RAFT: 16
+    is enough). Under 64 pixels RAFT's coarsest correlation levels are empty and read as zeros; padding up to them does
+    not make its flow better, so the default 0 leaves sizes to ``multiple`` alone, as RAFT does.
 
     Shapes:
         dims: any sequence whose last two numbers are H, W (``image.shape`` works).

@@ -166,8 +166,9 @@ def test_real_flow_points_from_frame_1_to_frame_2(shared):
     from daflow_ext.frames import read_image
 
     folder = shared / "data/sintel/alley_1"
-    flow = read_flow(folder / "flow/frame_0001.flo")
-    image1, image2 = (read_image(folder / f"clean/frame_000{index}.png") for index in (1, 2))
+    inside = (slice(None), slice(120, 280), slice(400, 640))
+    flow = read_flow(folder / "flow/frame_0001.flo")[inside]
+    image1, image2 = (read_image(folder / f"clean/frame_000{index}.png")[inside] for index in (1, 2))
 
     def error(candidate):
         return (warp(image2, candidate, backend="reference") - image1).abs().mean().item()
