@@ -12,6 +12,10 @@
 #include <memory>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace daflow {
 namespace {
 
@@ -41,6 +45,18 @@ void parallel_rows(int64_t rows, int64_t multiplications_per_row, int64_t scratc
     const Scratch scratch(scratch_bytes);
     kernel(begin, end, scratch.get());
   });
+}
+
+// Asks for huge pages under a large fresh tensor. Above 32 MiB malloc maps new memory for every output, and taking it
+// 4 KiB at a time costs as much as a sixth of the lookup at 135x240.
+void advise_huge_pages(const Tensor& tensor) {
+#if defined(__linux__)
+  constexpr uintptr_t page = uintptr_t{1} << 21, smallest = uintptr_t{32} << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
+  const uintptr_t end = begin + tensor.numel() * tensor.element_size();
+  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+  if (end - begin > smallest) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only a hint
+#endif
 }
 
 FeatureMap feature_map(const Tensor& map) {
@@ -123,6 +139,7 @@ Tensor corr_lookup(const Tensor& fmap1, const std::vector<Tensor>& fmap2_pyramid
   const CorrLookup& op = args.op;
   const Tensor out = torch::stable::new_empty(fmap1, args.shape(coords, op.num_levels * op.window()), dtype);
   if (out.numel() == 0) return out;
+  advise_huge_pages(out);
   const CorrLookupOutput output{out.data_ptr(), element_of(dtype)};
   const auto kernel = DAFLOW_SELECT_ISA(corr_lookup_rows);
   parallel_rows(args.rows() * op.centres, args.multiplications_per_row(), DAFLOW_SELECT_ISA(corr_lookup_scratch)(op),

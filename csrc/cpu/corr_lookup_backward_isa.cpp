@@ -21,14 +21,17 @@ struct Scratch {
   A* sums;  // [kGradTile + 1, channels]
 
   Scratch(const CorrLookup& op, void* memory)
-      : taps(static_cast<A*>(memory), op.window_y() + 1, op.window_x() + 1),
-        weights(taps.data + taps.size(kGradTile, taps.rows, taps.length), taps.rows, taps.length),
-        grads(weights.data + taps.size(kGradTile, taps.rows, taps.length), taps.rows, taps.length),
-        sum_stride(round_up<int64_t>(op.channels, lanes<A>)),
-        sums(grads.data + taps.size(kGradTile, taps.rows, taps.length)) {}
+      : taps(static_cast<A*>(memory), kGradTile, op.window_y() + 1, op.window_x() + 1, lanes<A>),
+        weights(taps),
+        grads(taps),
+        sum_stride(round_up<int64_t>(op.channels, lanes<A>)) {
+    weights.data = taps.data + taps.size();
+    grads.data = weights.data + taps.size();
+    sums = grads.data + taps.size();
+  }
   static int64_t bytes(const CorrLookup& op) {
     const Scratch start(op, nullptr);
-    return static_cast<int64_t>(sizeof(A)) * ((start.sums - start.taps.data) + (kGradTile + 1) * start.sum_stride);
+    return static_cast<int64_t>(sizeof(A)) * (3 * start.taps.size() + (kGradTile + 1) * start.sum_stride);
   }
   void clear_sums() const {
     for (int64_t i = 0; i < (kGradTile + 1) * sum_stride; ++i) sums[i] = 0;

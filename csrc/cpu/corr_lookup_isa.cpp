@@ -7,52 +7,62 @@ namespace daflow {
 namespace DAFLOW_ISA {
 namespace {
 
-// Scratch of a thread: the taps of a tile, two blended windows, and the tile's channels as runs along x.
 template <class A>
-struct Scratch {
-  TapRows<A> taps, blended;
-  A* channels;  // [window, kMaxTile]
-
-  Scratch(const CorrLookup& op, void* memory)
-      : taps(static_cast<A*>(memory), op.window_y() + 1, op.window_x() + 1),
-        blended(taps.data + taps.size(kMaxTile, taps.rows, taps.length), taps.rows, taps.length),
-        channels(blended.data + blended.size(1, taps.rows, taps.length)) {}
-  static int64_t bytes(const CorrLookup& op) {
-    const Scratch start(op, nullptr);
-    return static_cast<int64_t>(sizeof(A)) * ((start.channels - start.taps.data) + op.window() * kMaxTile);
-  }
-};
-
-// Bilinear blend of the taps of query q, times scale, into column q of scratch.channels.
-template <class A>
-void blend_window(const CorrLookup& op, const Window<A>& window, int q, const Scratch<A>& scratch) {
-  const auto& [taps, blended, channels] = scratch;
-  const A wx = window.wx, wy = window.wy, scale = static_cast<A>(op.scale);
-  const int ny = op.window_y(), nx = op.window_x();
-  for (int64_t i = 0; i <= ny; ++i)
-    for (int64_t j = 0; j < nx; j += lanes<A>) {
-      const A* const at = taps.row(q, i) + j;
-      store(blended.row(0, i) + j, scale * ((1 - wx) * load(at) + wx * load(at + 1)));
-    }
-  for (int64_t i = 0; i < ny; ++i) {
-    A* const row = blended.row(0, i);
-    for (int64_t j = 0; j < nx; j += lanes<A>)
-      store(row + j, (1 - wy) * load(row + j) + wy * load(blended.row(0, i + 1) + j));
-    const int64_t first = op.x_slow ? i : i * nx, step = op.x_slow ? ny : 1;
-    for (int64_t j = 0; j < nx; ++j) channels[(first + j * step) * kMaxTile + q] = row[j];
-  }
+TapRows<A> tile_rows(const CorrLookup& op, void* scratch) {
+  return {static_cast<A*>(scratch), kMaxTile, op.window_y() + 1, op.window_x() + 1, 0};
 }
 
 template <class Out, class A>
-void write_tile(const A* channels, int64_t window, int count, Out* out, int64_t plane) {
-  for (int64_t k = 0; k < window; ++k) narrow_row(channels + k * kMaxTile, out + k * plane, count);
+inline void write_run(Vector<A> values, Out* out, int count) {
+  if constexpr (std::is_same_v<Out, A>) {
+    if (count == lanes<A>) return store(out, values);
+  }
+  A run[lanes<A>];
+  store(run, values);
+  narrow_row(run, out, count);
+}
+
+// The bilinear blend of up to lanes<A> queries from first on, times scale, to out [window, plane]. Blended along x with
+// a window row in a vector, then transposed, so that along y and in the output a vector holds neighbouring queries.
+template <class Out, class A>
+void blend_windows(const CorrLookup& op, const Window<A>* windows, int first, int count, const TapRows<A>& taps,
+                   Out* out, int64_t plane) {
+  constexpr int L = lanes<A>;
+  const A scale = static_cast<A>(op.scale);
+  const int ny = op.window_y(), nx = op.window_x();
+  const int64_t step_x = plane * (op.x_slow ? ny : 1), step_y = plane * (op.x_slow ? 1 : nx);
+  Vector<A> wx[L], upper{}, lower{};
+  for (int q = 0; q < L; ++q) {
+    const Window<A> window = q < count ? windows[first + q] : Window<A>{};
+    wx[q] = Vector<A>{} + window.wx;
+    upper[q] = scale * (1 - window.wy);
+    lower[q] = scale * window.wy;
+  }
+  for (int j = 0; j < nx; j += L) {
+    const int columns = nx - j < L ? nx - j : L;
+    Vector<A> above[L];
+    for (int i = 0; i <= ny; ++i) {
+      Vector<A> row[L];
+#pragma GCC unroll 16
+      for (int q = 0; q < L; ++q) {
+        const A* const at = taps.row(first + q, i) + j;
+        row[q] = (1 - wx[q]) * load(at) + wx[q] * load(at + 1);
+      }
+      transpose<A>(row);
+      Out* const target = out + j * step_x + (i - 1) * step_y;
+      for (int c = 0; i > 0 && c < columns; ++c)
+        write_run<Out, A>(upper * above[c] + lower * row[c], target + c * step_x, count);
+      for (int c = 0; c < L; ++c) above[c] = row[c];
+    }
+  }
 }
 
 template <class P>
-void lookup_row(const CorrLookup& op, const CorrLookupOutput& out, int64_t row, void* memory) {
+void lookup_row(const CorrLookup& op, const CorrLookupOutput& out, int64_t row, void* scratch) {
   using E = typename P::Element;
   using A = typename P::Sum;
-  const Scratch<A> scratch(op, memory);
+  static_assert(kMaxTile % lanes<A> == 0);
+  const TapRows<A> taps = tile_rows<A>(op, scratch);
   const FeatureMap& map1 = op.fmap1;
   const int64_t y = row % map1.height, item = row / map1.height, n = item % op.centres, b = item / op.centres;
   const int64_t window = op.window(), plane = map1.height * map1.width;
@@ -63,12 +73,12 @@ void lookup_row(const CorrLookup& op, const CorrLookupOutput& out, int64_t row, 
       Window<A> windows[kMaxTile];
       for (int q = 0; q < count; ++q) windows[q] = place_window<A>(op, l, b, n, y, x + q);
       tile_taps<P>(row1 + x * map1.stride_x, map1.stride_x, LevelView<E>(op.levels[l], b), windows, count, op.channels,
-                   scratch.taps);
-      for (int q = 0; q < count; ++q) blend_window(op, windows[q], q, scratch);
-      const int64_t first = ((item * op.num_levels + l) * window * map1.height + y) * map1.width + x;
+                   taps);
+      const int64_t target = (item * op.num_levels + l) * window * plane + y * map1.width + x;
       dispatch_element(out.dtype, [&](auto element) {
-        using Out = decltype(element);
-        write_tile(scratch.channels, window, count, static_cast<Out*>(out.data) + first, plane);
+        auto* const data = static_cast<decltype(element)*>(out.data) + target;
+        for (int q = 0; q < count; q += lanes<A>)
+          blend_windows(op, windows, q, count - q < lanes<A> ? count - q : lanes<A>, taps, data + q, plane);
       });
     }
   }
@@ -77,7 +87,8 @@ void lookup_row(const CorrLookup& op, const CorrLookupOutput& out, int64_t row, 
 }  // namespace
 
 int64_t corr_lookup_scratch(const CorrLookup& op) {
-  return op.dtype == Element::f64 ? Scratch<double>::bytes(op) : Scratch<float>::bytes(op);
+  return op.dtype == Element::f64 ? tile_rows<double>(op, nullptr).size() * sizeof(double)
+                                  : tile_rows<float>(op, nullptr).size() * sizeof(float);
 }
 
 void corr_lookup_rows(const CorrLookup& op, const CorrLookupOutput& out, int64_t begin, int64_t end, void* scratch) {

@@ -53,18 +53,20 @@ inline Window<A> place_window(const CorrLookup& op, int level, int64_t b, int64_
   return window;
 }
 
-// Taps of a tile, [query][row][stride]; a row is followed by zeros, so that vectors may read and write past its end.
+// A value per tap of every window of a tile, [row][query][stride]. Vectors may read past a row, into the next one or
+// the `lanes` elements after the last; with a gap they find there the zeros of fresh scratch, which is never written.
 template <class A>
 struct TapRows {
   A* data;
+  int queries;
   int64_t rows, length, stride;
 
-  TapRows(A* memory, int64_t rows, int64_t length) : data(memory), rows(rows), length(length), stride(padded(length)) {}
-  static int64_t padded(int64_t length) { return round_up<int64_t>(length, lanes<A>) + lanes<A>; }
-  static int64_t size(int64_t queries, int64_t rows, int64_t length) { return queries * rows * padded(length); }
-  A* row(int q, int64_t i) const { return data + (q * rows + i) * stride; }
+  TapRows(A* memory, int queries, int64_t rows, int64_t length, int64_t gap)
+      : data(memory), queries(queries), rows(rows), length(length), stride(round_up<int64_t>(length, lanes<A>) + gap) {}
+  int64_t size() const { return rows * queries * stride + lanes<A>; }
+  A* row(int q, int64_t i) const { return data + (i * queries + q) * stride; }
   void clear(int q, int64_t i) const {
-    for (int64_t j = 0; j < stride; ++j) row(q, i)[j] = 0;
+    for (int64_t j = 0; j < length; j += lanes<A>) store(row(q, i) + j, Vector<A>{});
   }
 };
 
@@ -117,7 +119,7 @@ void dot_row(const E* a, const E* pixels, int64_t stride, int64_t channels, A* o
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) P::multiply_add(sums[j], feature, P::load(pixels + j * stride + c, n));
   }
-  store_sums<A, J>(sums, out);
+  store_sums<A, J, J>(sums, out);
 }
 
 template <class P, int J, int Shift, class E, class A>
@@ -127,8 +129,8 @@ void dot_row_pair(const E* a, const E* b, const E* pixels, int64_t stride, int64
   for (; c + P::step <= channels; c += P::step)
     dot_step<P, J, Shift, true>(sums_a, sums_b, a + c, b + c, pixels + c, stride, 0);
   if (c < channels) dot_step<P, J, Shift, false>(sums_a, sums_b, a + c, b + c, pixels + c, stride, channels - c);
-  store_sums<A, J>(sums_a, out_a);
-  store_sums<A, J>(sums_b, out_b);
+  store_sums<A, J, J>(sums_a, out_a);
+  store_sums<A, J, J>(sums_b, out_b);
 }
 
 constexpr int kRowBlock = 10;                                // pixels of a row at once: a RAFT window is one block
@@ -156,11 +158,11 @@ struct DotTable {
 // Calls f(first, size) for blocks of at most `most` pixels that cover [0, pixels), as even as can be.
 template <class F>
 inline void each_block(int pixels, int most, const F& f) {
+  if (pixels <= most) return f(0, pixels);
   const int blocks = (pixels + most - 1) / most;
-  for (int i = 0, first = 0; i < blocks; ++i) {
-    const int size = (pixels - first + blocks - i - 1) / (blocks - i);
-    f(first, size);
-    first += size;
+  for (int i = 0; i < blocks; ++i) {
+    const int first = pixels * i / blocks;
+    f(first, pixels * (i + 1) / blocks - first);
   }
 }
 

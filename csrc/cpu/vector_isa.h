@@ -159,13 +159,23 @@ inline Vector<T> halves(Vector<T> a, Vector<T> b, std::index_sequence<I...>) {
 #endif
 }
 
-// out[j] = sum of the lanes of v[j], followed by zeros up to the next multiple of the vector length. Every sum is taken
-// in the same order whatever j and J are.
-template <class T, int J, int Width = lanes<T>>
+// out[0 ... N - 1] = the first lanes.
+template <class T, int N>
+inline void store_first(T* out, Vector<T> v) {
+  if constexpr (N == lanes<T>) return store(out, v);
+#if DAFLOW_ISA_LEVEL >= 2
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(out, static_cast<__mmask16>((1u << N) - 1u), (__m512)v);
+#endif
+  for (int i = 0; i < N; ++i) out[i] = v[i];
+}
+
+// out[j] = sum of the lanes of v[j]. Every sum is taken in the same order whatever j and the number of sums are.
+template <class T, int Sums, int J, int Width = lanes<T>>
 inline void store_sums(const Vector<T> (&v)[J], T* out) {
   if constexpr (Width == 1) {
 #pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) store(out + j * lanes<T>, v[j]);
+    for (int j = 0; j < J - 1; ++j) store(out + j * lanes<T>, v[j]);
+    store_first<T, Sums - (J - 1) * lanes<T>>(out + (J - 1) * lanes<T>, v[J - 1]);
   } else {
     constexpr auto all = std::make_index_sequence<lanes<T>>();
     Vector<T> folded[(J + 1) / 2];
@@ -174,7 +184,27 @@ inline void store_sums(const Vector<T> (&v)[J], T* out) {
       const Vector<T> a = v[j], b = j + 1 < J ? v[j + 1] : Vector<T>{};
       folded[j / 2] = halves<T, Width, false>(a, b, all) + halves<T, Width, true>(a, b, all);
     }
-    store_sums<T, (J + 1) / 2, Width / 2>(folded, out);
+    store_sums<T, Sums, (J + 1) / 2, Width / 2>(folded, out);
+  }
+}
+
+// Transposes a square of vectors: afterwards lane q of v[j] is what lane j of v[q] was.
+template <class T, int Width = lanes<T>>
+inline void transpose(Vector<T> (&v)[lanes<T>]) {
+  if constexpr (Width > 1) {
+    constexpr auto all = std::make_index_sequence<lanes<T>>();
+    constexpr int rows = Width, columns = lanes<T> / Width;  // v is [columns][rows]: every step halves the rows
+    Vector<T> next[lanes<T>];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<T>; i += 2) {
+      const int to = i / rows * rows + i % rows / 2;
+      next[to] = halves<T, Width, false>(v[i], v[i + 1], all);
+      next[to + rows / 2] = halves<T, Width, true>(v[i], v[i + 1], all);
+    }
+    static_assert(rows * columns == lanes<T>);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<T>; ++i) v[i] = next[i];
+    transpose<T, Width / 2>(v);
   }
 }
 
