@@ -60,6 +60,8 @@ class CorrBlock:
         self.backend, self.out_dtype = backend, out_dtype
         self.fmap1 = fmap1.contiguous(memory_format=torch.channels_last)  # once, not per lookup
         self.fmap2_pyramid = ops.corr_pyramid(fmap2, self.num_levels, backend=backend)
+        if fmap2.is_contiguous(memory_format=torch.channels_last):
+            self.fmap2_pyramid[0] = fmap2  # the same values; frees the op's copy
         self.memory = self._choose_memory(lookups) if memory == "auto" else memory
         self._volumes: list[torch.Tensor] | None = None
         self._maps = self._stored_volumes() if self.memory == "volume" else self.fmap2_pyramid  # what lookups read

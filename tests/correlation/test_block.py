@@ -172,6 +172,7 @@ def test_video_pairs_need_no_copy(backend, device):
     video = torch.randn(3, 16, 16, 20, device=device).contiguous(memory_format=torch.channels_last)
     block = CorrBlock(video[:-1], video[1:], memory="on_the_fly", backend=backend)
     assert block.fmap1.data_ptr() == video.data_ptr()
+    assert block.fmap2_pyramid[0].data_ptr() == video[1].data_ptr()
     coords = inputs(2, 1, 16, 20, device)[2]
     expected = CorrBlock(video[:-1].contiguous(), video[1:].contiguous(), memory="volume", backend=backend)(coords)
     torch.testing.assert_close(block(coords), expected, atol=2e-5, rtol=0)
