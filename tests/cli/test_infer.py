@@ -279,15 +279,3 @@ def test_real_pair_is_as_accurate_as_the_official_code(daflow, shared, tmp_path)
     truth, valid = read_flow(folder / "flow10.flo", return_valid=True)
     error = (read_flow(tmp_path / "a.flo") - truth).norm(dim=0)[valid].mean().item()
     assert error == pytest.approx(0.320, abs=0.0006)  # official code, 20 iterations
-
-
-@pytest.mark.slow
-def test_occlusion_of_a_real_pair(daflow, shared, tmp_path):
-    folder = shared / "data/sintel/alley_1"
-    pair = (folder / "clean/frame_0002.png", folder / "clean/frame_0003.png")
-    weights = shared / "weights/raft-sintel.pth"
-    assert daflow("infer", *pair, "--weights", weights, "-o", tmp_path, "--bidirectional", "--iters", "12")[0] == 0
-    found = read_image(tmp_path / "occlusion/frame_0002.png")[0] > 0
-    truth = read_image(folder / "occlusions/frame_0002.png")[0] > 0
-    overlap = (found & truth).sum() / (found | truth).sum()
-    assert overlap > 0.4, overlap
