@@ -69,8 +69,7 @@ def forward_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Re
     if grid == (135, 240):
         del ways["volume"]  # 5.6 GB beside the plain block's 8.4 GB
     with torch.inference_mode():
-        truth = ways["plain"]()
-        errors = {name: timing.gate(name, call(), truth, atol=5e-5) for name, call in ways.items()}
+        errors = _gate_all({name: call() for name, call in ways.items()}, fmap1, fmap2, coords[-1])
         times = timing.interleaved(ways, repeats=repeats, warmup=0, device=device)
     chosen = CorrBlock(fmap1, fmap2, LEVELS, RADIUS).memory
     for name in ways:
@@ -89,6 +88,19 @@ def forward_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Re
                 "channels": CHANNELS,
             },
         )
+
+
+def _gate_all(
+    results: dict[str, torch.Tensor], fmap1: torch.Tensor, fmap2: torch.Tensor, coords: torch.Tensor
+) -> dict[str, float]:
+    """Every field against the plain one, and some rows against double precision, where plain itself is the worst."""
+    rows = [0, 1, fmap1.shape[-2] // 2, fmap1.shape[-2] - 1]
+    truth = PlainCorrBlock(fmap1[:, :, rows].double(), fmap2.double(), LEVELS, RADIUS)(coords[:, :, rows].double())
+    errors = {}
+    for name, result in results.items():
+        timing.gate(name, result, results["plain"], atol=2e-4)
+        errors[name] = timing.gate(name, result[:, :, rows], truth, atol=2e-4 if name == "plain" else 2e-5)
+    return errors
 
 
 def memory_case(block: str, grid: list[int], layout: str, device: str = "cpu") -> Callable[[], torch.Tensor]:

@@ -178,6 +178,19 @@ def test_video_pairs_need_no_copy(backend, device):
     torch.testing.assert_close(block(coords), expected, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("levels", [1, 3])
+def test_channels_last_features_have_the_same_gradients(backend, device, levels):
+    fmap1, fmap2, coords = inputs(2, 8, 11, 14, device)
+
+    def grads(layout):
+        leaves = [fmap.contiguous(memory_format=layout).requires_grad_() for fmap in (fmap1, fmap2)]
+        out = CorrBlock(*leaves, levels, 2, memory="on_the_fly", backend=backend)(coords)
+        return torch.autograd.grad(out, leaves, torch.cos(torch.arange(out.numel(), device=device)).reshape(out.shape))
+
+    for last, first in zip(grads(torch.channels_last), grads(torch.contiguous_format), strict=True):
+        torch.testing.assert_close(last, first, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("memory", ["auto", *MEMORY])
 def test_torch_compile_takes_it_whole(backend, device, memory):
     def correlate(fmap1, fmap2, coords, dilation):
