@@ -1,5 +1,7 @@
 #include "cpu/volume_lookup_isa.h"
 
+#include <type_traits>
+
 #include "cpu/elements_isa.h"
 
 // The patch of a query is one contiguous run of taps [row][column]. Shifting the whole run by one tap blends it in x,
@@ -203,16 +205,6 @@ void tile_backward(const VolumeArgs& args, const QueryTile& tile, int64_t centre
   }
 }
 
-// Sums go straight into an output of the accumulator's type, else through `slice`.
-template <class A>
-A* in_place(A* out, A*) {
-  return out;
-}
-template <class E, class A>
-A* in_place(E*, A* slice) {
-  return slice;
-}
-
 // The gradient of a query's own slice of the volume: the patches of its centres added into zeros. No other query
 // touches it.
 template <class E, class A>
@@ -221,7 +213,8 @@ void write_slice(const VolumeArgs& args, const QueryTile& tile, int level, int64
   const VolumeLevel& volume = args.levels[level];
   const int64_t size = int64_t{volume.height} * volume.width;
   E* const out = static_cast<E*>(volume.grad) + (tile.image * args.pixels() + tile.first + q) * size;
-  A* const sum = in_place(out, scratch.slice);
+  A* sum = scratch.slice;
+  if constexpr (std::is_same_v<E, A>) sum = out;
   for (int64_t i = 0; i < size; ++i) sum[i] = 0;
   for (int64_t centre = 0; centre < args.centres; ++centre) {
     const Axis<A> x = axis_of<A>(args, tile, centre, level, 0, q);
@@ -233,7 +226,7 @@ void write_slice(const VolumeArgs& args, const QueryTile& tile, int level, int64
       for (int64_t i = x.begin; i < x.end; ++i) row[i] += patch[j * args.columns() + i];
     }
   }
-  if (static_cast<void*>(sum) != static_cast<void*>(out)) narrow_row(sum, out, size);
+  if constexpr (!std::is_same_v<E, A>) narrow_row(sum, out, size);
 }
 
 template <class A>
