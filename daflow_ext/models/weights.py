@@ -77,7 +77,7 @@ def write(
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", _CONFIG_KEY: json.dumps(dict(config))}
-            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata))  # save_file would hide it from others
         else:
             torch.save(tensors, temporary)
 

@@ -241,6 +241,15 @@ def test_weights_in_bfloat16_run(model):
     assert (actual - expected).norm() / expected.norm() < 0.1
 
 
+@torch.no_grad()
+def test_forward_is_one_graph():
+    model, pair = RAFT(small=True).eval(), images()
+    traced = torch.compile(model, fullgraph=True, backend="eager")
+    actual, expected = traced(*pair, iters=2, test_mode=True), model(*pair, iters=2, test_mode=True)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
 def test_alternate_corr_is_a_word_for_memory():
     assert RAFT(small=True, alternate_corr=True).memory == "on_the_fly"
     assert RAFT(small=True, alternate_corr=False).memory == "volume"

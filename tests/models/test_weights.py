@@ -1,6 +1,7 @@
 """Weights files: names, round trips, refusals, and `daflow convert`."""
 
 import argparse
+import pathlib
 import re
 
 import pytest
@@ -190,6 +191,7 @@ def test_convert(model, naming, tmp_path, capsys):
     assert _convert(source, "-o", target, "--to", naming) == 0
     assert str(target) in capsys.readouterr().out
     assert same(RAFT.from_pretrained(target), model)
+    assert target.stat().st_mode == source.stat().st_mode  # readable by whom the umask allows
     assert safetensors.torch.load_file(target).keys() == weights.renamed(model.state_dict(), naming).keys()
 
 
@@ -210,11 +212,11 @@ def test_convert_leaves_the_target_whole_when_it_fails(tmp_path, monkeypatch):
     torch.save(RAFT(small=True).state_dict(), source)
     target.write_text("an older file")
 
-    def disk_full(tensors, path, metadata):
+    def disk_full(path, content):
         path.write_text("half a fi")
         raise OSError("no space left")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", disk_full)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", disk_full)
     with pytest.raises(OSError, match="no space"):
         _convert(source, "-o", target)
     assert target.read_text() == "an older file"
