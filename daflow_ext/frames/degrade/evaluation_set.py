@@ -136,6 +136,7 @@ def versions() -> dict[str, str]:
         "daflow_ext": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "opencv_cpu": cv2.getCPUFeaturesLine(),  # OpenCV's filters round differently on other instruction sets
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "torch": str(torch.__version__),
