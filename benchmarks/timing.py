@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
+import daflow_ext
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -145,7 +147,9 @@ def gate(name: str, result: torch.Tensor, truth: torch.Tensor, atol: float) -> f
 
 
 def peak_bytes(target: str, **options: object) -> int:
-    """Peak resident memory (CPU) that a call needs beyond what was alive before it, in a process of its own.
+    """Peak memory that a call needs beyond what was alive before it, in a process of its own.
+
+    Resident memory on the CPU, the allocator's on CUDA (if ``options["device"]`` says so).
 
     Args:
         target: ``"package.module:function"``. ``function(**options)`` prepares the inputs and returns the call to
@@ -161,6 +165,12 @@ def _measure_peak(target: str, options: dict[str, object]) -> int:
     module, function = target.split(":")
     torch.set_num_threads(1)
     call = getattr(importlib.import_module(module), function)(**options)
+    if options.get("device") == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
     before = _status_bytes("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the preparation
     result = call()
@@ -186,6 +196,8 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "daflow_ext": daflow_ext.__version__,
+        "daflow_ext_capability": torch.ops.daflow_ext.cpu_capability(),
     }
     if torch.device(device).type == "cuda":
         where |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}

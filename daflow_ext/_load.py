@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import pathlib
 
 import torch
@@ -9,6 +10,22 @@ import torch
 _HERE = pathlib.Path(__file__).resolve().parent
 
 logger = logging.getLogger("daflow_ext")
+
+
+def _configure_log() -> None:
+    """DAFLOW_LOG=info|debug|warning shows the package's log on stderr; without it the application decides."""
+    level = os.environ.get("DAFLOW_LOG")
+    if level is None:
+        return
+    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError(f"DAFLOW_LOG={level} is not understood; expected debug, info, warning or error")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+
+
+_configure_log()
 
 
 def _load(name: str) -> str | None:

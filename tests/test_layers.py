@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "daflow_ext"
 
 # Data flows in this order; a package imports only from those before it, plus the foundation.
-ORDER = ["frames", "features", "correlation", "update", "flow", "models", "cli"]
+ORDER = ["frames", "features", "correlation", "update", "flow", "models", "datasets", "evaluate", "cli"]
 FOUNDATION = {"_load", "backends", "ops", "reference"}
 OPS = ["bilinear_sample", "corr_lookup", "corr_pyramid", "volume_lookup"]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from .. import backends, ops
 from ..ops import _check
@@ -59,7 +60,7 @@ class CorrBlock:
         _check.output_dtype("CorrBlock", out_dtype, fmap1.device)
         self.backend, self.out_dtype = backend, out_dtype
         self.fmap1 = fmap1.contiguous(memory_format=torch.channels_last)  # once, not per lookup
-        self.fmap2_pyramid = ops.corr_pyramid(fmap2, self.num_levels, backend=backend)
+        self.fmap2_pyramid = _pyramid(fmap2, self.num_levels, backend)
         self.memory = self._choose_memory(lookups) if memory == "auto" else memory
         self._volumes: list[torch.Tensor] | None = None
         self._maps = self._stored_volumes() if self.memory == "volume" else self.fmap2_pyramid  # what lookups read
@@ -206,6 +207,16 @@ def _check_maps(fmap1: torch.Tensor, fmap2: torch.Tensor) -> None:
         )
     if 0 in fmap1.shape or 0 in fmap2.shape:
         raise ValueError(f"CorrBlock: empty feature maps, fmap1 is {_spell(fmap1)} and fmap2 is {_spell(fmap2)}")
+
+
+def _pyramid(fmap2: torch.Tensor, num_levels: int, backend: str) -> list[torch.Tensor]:
+    """ops.corr_pyramid, but level 0 is fmap2 itself where that has the layout: the copy would be most of the memory."""
+    in_place = fmap2.is_contiguous(memory_format=torch.channels_last) and min(fmap2.shape[-2:]) > 1
+    if not in_place or fmap2.dtype in (torch.float16, torch.bfloat16):  # pooled in two steps these would round twice
+        return ops.corr_pyramid(fmap2, num_levels, backend=backend)
+    if num_levels == 1:
+        return [fmap2]
+    return [fmap2, *ops.corr_pyramid(F.avg_pool2d(fmap2, 2), num_levels - 1, backend=backend)]
 
 
 def _all_pairs(fmap1: torch.Tensor, fmap2: torch.Tensor) -> torch.Tensor:

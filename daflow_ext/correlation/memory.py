@@ -13,11 +13,11 @@ logger = logging.getLogger("daflow_ext")
 # The volume never takes more than this part of the memory that is free when the block is built.
 FREE_FRACTION = 0.25
 
-# The volume costs one matrix product of all pairs and then a cheap read per lookup; on the fly every lookup costs
-# (2r+2)^2 products per query and level, each dearer than one inside the matrix product. Cost of one such product over
-# the cost of one of the matrix product, the volume's reads already subtracted: see measured_ratio() in
-# benchmarks/corr_block.py.
-CPU_PRODUCT_RATIO = 1.0
+# The volume costs the products of all pairs once and a read per lookup; on the fly every lookup costs (2r+2)^2 products
+# per query and level. Measured 2026-11-20 on one core of an AMD EPYC with AVX-512 (C = 128 and 256, 12 and 32 lookups,
+# `python -m benchmarks.corr_block --crossover`): with fewer products than this part of the windows' the volume is up to
+# three times faster, at 0.52 both take the same time within 20 %, from 0.64 on windows on the fly win; training alike.
+CPU_LIMIT = 0.5
 
 # Not measured on a GPU yet: the volume only where it is so small that it does not matter.
 CUDA_VOLUME_BYTES = 2**24
@@ -53,7 +53,7 @@ def choose(
     if device.type == "cuda":
         return "volume" if volume_bytes <= CUDA_VOLUME_BYTES else "on_the_fly"
     window_products = lookups * len(level_pixels) * (2 * radius + 2) ** 2
-    return "volume" if sum(level_pixels) < CPU_PRODUCT_RATIO * window_products else "on_the_fly"
+    return "volume" if sum(level_pixels) < CPU_LIMIT * window_products else "on_the_fly"
 
 
 @functools.cache

@@ -16,7 +16,8 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type == "cpu":
-            return F.group_norm(x, x.shape[1])  # the same thing, whose CPU kernel is several times faster
+            # The same thing, whose CPU kernel is several times faster; that for channels_last loses a digit.
+            return F.group_norm(x.contiguous(), x.shape[1])
         return F.instance_norm(x)
 
 

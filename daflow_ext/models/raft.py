@@ -8,6 +8,7 @@ from torch import nn
 
 from ..correlation import CorrBlock
 from ..features import BasicEncoder, SmallEncoder
+from ..flow import pixel_grid
 from ..update import BasicUpdateBlock, SmallUpdateBlock, bilinear_upsample, convex_upsample
 from . import weights
 
@@ -124,7 +125,7 @@ class RAFT(nn.Module):
         image1, image2 = self.frames(image1, image2)
         fmap1, fmap2, net, inp = self.features(image1, image2)
         corr_block = self.correlation(fmap1, fmap2, lookups=iters)
-        coords0 = coords_grid(*fmap1.shape[-2:], like=fmap1).expand(fmap1.shape[0], -1, -1, -1)
+        coords0 = pixel_grid(*fmap1.shape[-2:], fmap1.device).to(fmap1.dtype).expand(fmap1.shape[0], -1, -1, -1)
         coords1 = coords0 if flow_init is None else coords0 + _check_flow_init(flow_init, coords0)
 
         predictions = []
@@ -149,11 +150,7 @@ class RAFT(nn.Module):
                 f"RAFT: images are on {image1.device} but the weights on {weight.device}; move one of them"
             )
         precise = torch.promote_types(weight.dtype, torch.float32)
-        layout = _memory_format(weight.device)
-        return tuple(
-            (2 * (image.to(precise) / 255) - 1).to(weight.dtype).contiguous(memory_format=layout)
-            for image in (image1, image2)
-        )
+        return tuple((2 * (image.to(precise) / 255) - 1).to(weight.dtype) for image in (image1, image2))
 
     def features(
         self, image1: torch.Tensor, image2: torch.Tensor
@@ -169,6 +166,7 @@ class RAFT(nn.Module):
                 fmap1, fmap2 = self.fnet(image1), self.fnet(image2)
             else:
                 fmap1, fmap2 = self.fnet(torch.cat([image1, image2])).chunk(2)
+            image1 = image1.contiguous(memory_format=_memory_format(image1.device))
             net, inp = self.cnet(image1).split([self.hidden_dim, self.context_dim], dim=1)
             net, inp = net.tanh(), inp.relu()
         precise = torch.promote_types(fmap1.dtype, torch.float32)
@@ -210,15 +208,8 @@ class RAFT(nn.Module):
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:
-    """The faster one for the convolutions: channels_last on the CPU saves 8 % in the encoders, 3 % in the update."""
+    """The faster one for convolutions: channels_last on the CPU saves 15 % in the context encoder, 3 % in updates."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
-
-
-def coords_grid(height: int, width: int, *, like: torch.Tensor) -> torch.Tensor:
-    """Pixel coordinates [1, 2, height, width], channel 0 = x, 1 = y, in the dtype and on the device of ``like``."""
-    y = torch.arange(height, dtype=like.dtype, device=like.device)
-    x = torch.arange(width, dtype=like.dtype, device=like.device)
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
 
 
 def check_images(image1: torch.Tensor, image2: torch.Tensor) -> None:

@@ -1,16 +1,16 @@
 """Weights files of RAFT: read (official, torchvision, ours), check strictly, write without leaving half a file."""
 
-import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
+from ..frames._files import atomic_path, existing_file
 from . import names
 
 _CONFIG_KEY = "daflow_ext.raft"  # of the safetensors metadata
@@ -27,7 +27,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, bo
         FileNotFoundError: no such file.
         ValueError: unreadable, or no RAFT weights; names the file.
     """
-    state, metadata = _read_tensors(pathlib.Path(path))
+    state, metadata = _read_tensors(existing_file(path))
     state = names.strip_prefix(state)
     if _CONFIG_KEY in metadata:
         return state, json.loads(metadata[_CONFIG_KEY])
@@ -74,10 +74,10 @@ def write(
         raise ValueError(f"{path}: weights are written to .safetensors, .pth or .pt, got suffix {path.suffix!r}")
     # copies: safetensors refuses tensors that share memory, as a shortcut norm does under its two names
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in renamed(state, naming).items()}
-    with _replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", _CONFIG_KEY: json.dumps(dict(config))}
-            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata))  # save_file would hide it from others
         else:
             torch.save(tensors, temporary)
 
@@ -123,17 +123,6 @@ def _config_of(state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> di
         if levels * side**2 == planes and side % 2 == 1:
             return {"small": corr2 not in state, "corr_levels": levels, "corr_radius": side // 2}
     raise ValueError(f"{path}: {corr1} reads {planes} correlation channels, which is no levels * (2 radius + 1)^2")
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary file beside ``path`` that takes its place if the block succeeds and vanishes if not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _first(found: list[str]) -> str:

@@ -99,7 +99,7 @@ def _backward(ctx, grad):
     )
     return (
         grad_fmap1 if ctx.needs_input_grad[0] else None,
-        grad_pyramid if ctx.pyramid_needs_grad else None,
+        grad_pyramid if ctx.pyramid_needs_grad else [None] * len(fmap2_pyramid),
         grad_coords if ctx.needs_input_grad[2] else None,
         None,
     )

@@ -82,7 +82,7 @@ def _backward(ctx, grad):
         need_coords=ctx.needs_input_grad[1],
     )
     return (
-        grad_volume if ctx.volume_needs_grad else None,
+        grad_volume if ctx.volume_needs_grad else [None] * len(volume_pyramid),
         grad_coords if ctx.needs_input_grad[1] else None,
         None,
     )

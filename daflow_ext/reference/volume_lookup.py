@@ -46,7 +46,7 @@ def _level_window(
     index = row.clamp(0, level_height - 1)[..., None, :] * level_width + column.clamp(0, level_width - 1)[..., :, None]
     centres, taps = x.shape[1], index.shape[-2:]
     flat = volume.reshape(batch * height * width, level_height * level_width)
-    index = index.permute(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
+    index = index.permute(0, 2, 3, 1, 4, 5).reshape(batch * height * width, centres * taps.numel())
     patch = flat.gather(1, index).reshape(batch, height, width, centres, *taps).permute(0, 3, 1, 2, 4, 5)
     patch = torch.where(inside, patch.to(accumulate), 0.0)  # [B, N, H, W, nx+1, ny+1]
     wx, wy = weight_x[..., None, None], weight_y[..., None, None]

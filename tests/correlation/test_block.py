@@ -172,9 +172,23 @@ def test_video_pairs_need_no_copy(backend, device):
     video = torch.randn(3, 16, 16, 20, device=device).contiguous(memory_format=torch.channels_last)
     block = CorrBlock(video[:-1], video[1:], memory="on_the_fly", backend=backend)
     assert block.fmap1.data_ptr() == video.data_ptr()
+    assert block.fmap2_pyramid[0].data_ptr() == video[1].data_ptr()
     coords = inputs(2, 1, 16, 20, device)[2]
     expected = CorrBlock(video[:-1].contiguous(), video[1:].contiguous(), memory="volume", backend=backend)(coords)
     torch.testing.assert_close(block(coords), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_channels_last_features_have_the_same_gradients(backend, device, levels):
+    fmap1, fmap2, coords = inputs(2, 8, 11, 14, device)
+
+    def grads(layout):
+        leaves = [fmap.contiguous(memory_format=layout).requires_grad_() for fmap in (fmap1, fmap2)]
+        out = CorrBlock(*leaves, levels, 2, memory="on_the_fly", backend=backend)(coords)
+        return torch.autograd.grad(out, leaves, torch.cos(torch.arange(out.numel(), device=device)).reshape(out.shape))
+
+    for last, first in zip(grads(torch.channels_last), grads(torch.contiguous_format), strict=True):
+        torch.testing.assert_close(last, first, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("memory", ["auto", *MEMORY])

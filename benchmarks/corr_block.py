@@ -1,0 +1,262 @@
+"""CorrBlock against RAFT's all-pairs block in plain PyTorch: time, memory, backward.
+
+``python -m benchmarks.corr_block --crossover`` measures what ``memory="auto"`` rests on
+(daflow_ext/correlation/memory.py).
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import torch
+
+from daflow_ext.correlation import CorrBlock, memory
+
+from . import timing
+from .plain import PlainCorrBlock
+
+OP = "corr_block"
+CHANNELS, LEVELS, RADIUS, LOOKUPS = 256, 4, 4, 12
+
+# (height, width) of the feature grid: the speed-up over the plain block that a grid must reach.
+GOALS = {(55, 128): 3.0, (68, 120): 4.0, (135, 240): 12.0}
+MEMORY_GOAL = 5.0  # percent of the plain block's peak
+BACKWARD_GOAL = 3.0
+GFLOPS_GOAL = 45.0
+
+Grid = tuple[int, int]
+
+
+def inputs(grid: Grid, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Two feature maps and the coordinates of LOOKUPS refinement steps: a smooth flow of a few pixels, refined."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = grid
+    fmap1, fmap2 = (torch.randn(1, CHANNELS, height, width, generator=generator) for _ in range(2))
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    coarse = 8 * torch.randn(1, 2, 4, 6, generator=generator)
+    flow = torch.nn.functional.interpolate(coarse, size=grid, mode="bicubic", align_corners=True)
+    coords = [torch.stack([x, y]) + flow * (step / LOOKUPS) for step in range(1, LOOKUPS + 1)]
+    return fmap1.to(device), fmap2.to(device), [c.to(device) for c in coords]
+
+
+def records(quick: bool, device: str) -> Iterator[timing.Record]:
+    """Everything the drop-in promises, one record each."""
+    grids = [(55, 128)] if quick else list(GOALS)
+    for grid in grids:
+        yield from forward_records(grid, device, repeats=3 if quick or grid == (135, 240) else 5)
+    for grid in grids:
+        yield from memory_records(grid, device)
+    yield lookup_record((55, 128), device)
+    for lookups in (1,) if quick else (1, LOOKUPS):
+        yield backward_record((55, 128), device, lookups)
+
+
+def forward_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Record]:
+    """Build plus LOOKUPS lookups, without gradients, for every way of keeping the correlation."""
+    fmap1, fmap2, coords = inputs(grid, device)
+
+    def run(block: Callable, **options: object) -> torch.Tensor:
+        corr = block(fmap1, fmap2, LEVELS, RADIUS, **options)
+        for position in coords:
+            out = corr(position)
+        return out
+
+    ways = {
+        "on_the_fly": lambda: run(CorrBlock, memory="on_the_fly"),
+        "auto": lambda: run(CorrBlock, memory="auto"),
+        "volume": lambda: run(CorrBlock, memory="volume"),
+        "plain": lambda: run(PlainCorrBlock),
+    }
+    if grid == (135, 240):
+        del ways["volume"]  # 5.6 GB beside the plain block's 8.4 GB
+    with torch.inference_mode():
+        errors = _gate_all({name: call() for name, call in ways.items()}, fmap1, fmap2, coords[-1])
+        times = timing.interleaved(ways, repeats=repeats, warmup=0, device=device)
+    chosen = CorrBlock(fmap1, fmap2, LEVELS, RADIUS).memory
+    for name in ways:
+        if name == "plain":
+            continue
+        yield timing.Record(
+            OP,
+            f"build + {LOOKUPS} lookups, {_spell(grid)}, {name}" + (f" ({chosen})" if name == "auto" else ""),
+            times["plain"].median / times[name].median,
+            "x plain",
+            goal=GOALS[grid] if name == "on_the_fly" else None,
+            details={
+                **times[name].milliseconds(),
+                "plain": times["plain"].milliseconds(),
+                "max_error": errors[name],
+                "channels": CHANNELS,
+            },
+        )
+
+
+def _gate_all(
+    results: dict[str, torch.Tensor], fmap1: torch.Tensor, fmap2: torch.Tensor, coords: torch.Tensor
+) -> dict[str, float]:
+    """Every field against the plain one, and some rows against double precision, where plain itself is the worst."""
+    rows = [0, 1, fmap1.shape[-2] // 2, fmap1.shape[-2] - 1]
+    truth = PlainCorrBlock(fmap1[:, :, rows].double(), fmap2.double(), LEVELS, RADIUS)(coords[:, :, rows].double())
+    errors = {}
+    for name, result in results.items():
+        timing.gate(name, result, results["plain"], atol=2e-4)
+        errors[name] = timing.gate(name, result[:, :, rows], truth, atol=2e-4 if name == "plain" else 2e-5)
+    return errors
+
+
+def memory_case(block: str, grid: list[int], layout: str, device: str = "cpu") -> Callable[[], torch.Tensor]:
+    """For :func:`timing.peak_bytes`: build and two lookups of ``"plain"`` or of a way of CorrBlock."""
+    with torch.inference_mode():
+        fmap1, fmap2, coords = inputs(tuple(grid), device)
+        fmap1, fmap2 = (fmap.contiguous(memory_format=getattr(torch, layout)) for fmap in (fmap1, fmap2))
+
+    def call(size: int | None = None) -> torch.Tensor:
+        with torch.inference_mode():
+            f1, f2, position = (t[..., :size, :size] for t in (fmap1, fmap2, coords[0]))
+            corr = PlainCorrBlock(f1, f2) if block == "plain" else CorrBlock(f1, f2, memory=block)
+            corr(position)
+            return corr(position)
+
+    call(16)  # libraries loaded, thread pools made
+    return call
+
+
+def memory_records(grid: Grid, device: str) -> Iterator[timing.Record]:
+    """Peak memory beyond the feature maps, output included, against the plain block's.
+
+    From channels_last features, which daflow_ext's RAFT makes on the CPU, and from contiguous ones, of which CorrBlock
+    needs copies.
+    """
+    pixels = grid[0] * grid[1]
+    volume = 4 * pixels * sum((grid[0] >> level) * (grid[1] >> level) for level in range(LEVELS))
+    case = {"grid": list(grid), "device": device}
+    plain = timing.peak_bytes("benchmarks.corr_block:memory_case", block="plain", layout="contiguous_format", **case)
+    for layout in ("channels_last", "contiguous_format"):
+        ours = timing.peak_bytes("benchmarks.corr_block:memory_case", block="on_the_fly", layout=layout, **case)
+        yield timing.Record(
+            OP,
+            f"peak memory, {_spell(grid)}, {layout}",
+            100 * ours / plain,
+            "% of plain",
+            goal=MEMORY_GOAL,
+            at_least=False,
+            details={
+                "peak_mib": round(ours / 2**20, 1),
+                "plain_peak_mib": round(plain / 2**20, 1),
+                "volume_pyramid_mib": round(volume / 2**20, 1),
+                "percent_of_volume_pyramid": round(100 * ours / volume, 2),
+                "output_mib": round(4 * pixels * LEVELS * (2 * RADIUS + 1) ** 2 / 2**20, 1),
+            },
+        )
+
+
+def lookup_record(grid: Grid, device: str) -> timing.Record:
+    """Useful arithmetic of one lookup: (2r+2)^2 products of C channels per query and level."""
+    fmap1, fmap2, coords = inputs(grid, device)
+    with torch.inference_mode():
+        block = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="on_the_fly")
+        timing.gate("lookup", block(coords[0]), PlainCorrBlock(fmap1, fmap2)(coords[0]), atol=5e-5)
+        time = timing.interleaved({"lookup": lambda: block(coords[0])}, repeats=15, warmup=2, device=device)["lookup"]
+    flop = grid[0] * grid[1] * LEVELS * (2 * RADIUS + 2) ** 2 * 2 * CHANNELS
+    return timing.Record(
+        OP,
+        f"one lookup, {_spell(grid)}",
+        flop / time.median / 1e9,
+        "useful GFLOP/s",
+        goal=GFLOPS_GOAL if device == "cpu" and torch.ops.daflow_ext.cpu_capability().startswith("avx512") else None,
+        details={**time.milliseconds(), "channels": CHANNELS},
+    )
+
+
+def backward_record(grid: Grid, device: str, lookups: int) -> timing.Record:
+    """Gradients of fmap1, fmap2 and coords of build plus ``lookups`` lookups; the forward pass is not timed."""
+    fmap1, fmap2, coords = inputs(grid, device)
+    upstream = torch.randn(1, LEVELS * (2 * RADIUS + 1) ** 2, *grid, device=device)
+
+    def forward(block: Callable, **options: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        leaves = [tensor.clone().requires_grad_() for tensor in (fmap1, fmap2, *coords[:lookups])]
+        corr = block(*leaves[:2], LEVELS, RADIUS, **options)
+        return [corr(position) for position in leaves[2:]], leaves
+
+    graphs = {"ours": forward(CorrBlock, memory="on_the_fly"), "plain": forward(PlainCorrBlock)}
+
+    def backward(name: str) -> tuple[torch.Tensor, ...]:
+        outputs, leaves = graphs[name]
+        return torch.autograd.grad(outputs, leaves, [upstream] * len(outputs), retain_graph=True)
+
+    truth = backward("plain")
+    errors = [
+        timing.gate(f"gradient {index}", ours, plain, atol=1e-5 * plain.abs().max().item())
+        for index, (ours, plain) in enumerate(zip(backward("ours"), truth, strict=True))
+    ]
+    ways = {name: lambda name=name: backward(name) for name in graphs}
+    times = timing.interleaved(ways, repeats=3, warmup=0, device=device)
+    return timing.Record(
+        OP,
+        f"backward of build + {lookups} lookup{'s' if lookups > 1 else ''}, {_spell(grid)}",
+        times["plain"].median / times["ours"].median,
+        "x plain",
+        goal=BACKWARD_GOAL,
+        details={
+            **times["ours"].milliseconds(),
+            "plain": times["plain"].milliseconds(),
+            "max_error": max(errors),
+            "channels": CHANNELS,
+        },
+    )
+
+
+def crossover(grids: tuple[Grid, ...] = ((16, 24), (24, 32), (30, 40), (36, 52), (36, 64), (46, 62))) -> None:
+    """Print what ``memory="auto"`` rests on: CPU_LIMIT in daflow_ext/correlation/memory.py.
+
+    The size is the volume's products over those of all windows; the limit separates the sizes at which the volume is
+    the faster way (time on the fly / time with the volume above 1) from the others.
+    """
+    rows = []
+    for channels in (128, 256):
+        for grid in grids:
+            for lookups in (12, 32):
+                with timing.threads(1):
+                    rows.append(_crossover_of(grid, channels, lookups))
+    for size, line in sorted(rows):
+        print(f"size {size:.2f}: {line}")
+    print(f"in use: {memory.CPU_LIMIT}")
+
+
+def _crossover_of(grid: Grid, channels: int, lookups: int) -> tuple[float, str]:
+    fmap1, fmap2, coords = inputs(grid)
+    fmap1, fmap2 = (fmap[:, :channels].contiguous(memory_format=torch.channels_last) for fmap in (fmap1, fmap2))
+
+    def infer(way: str) -> None:
+        with torch.inference_mode():
+            corr = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory=way)
+            for step in range(lookups):
+                corr(coords[step % LOOKUPS])
+
+    def train(way: str) -> None:
+        leaves = [fmap.detach().requires_grad_() for fmap in (fmap1, fmap2)]
+        corr = CorrBlock(*leaves, LEVELS, RADIUS, memory=way)
+        outputs = [corr(coords[step % LOOKUPS]) for step in range(lookups)]
+        torch.autograd.grad(outputs, leaves, outputs)
+
+    words = []
+    for task in (infer, train):
+        ways = {way: lambda way=way, task=task: task(way) for way in ("on_the_fly", "volume")}
+        seconds = {way: time.median for way, time in timing.interleaved(ways, repeats=5).items()}
+        words.append(
+            f"{task.__name__} {seconds['on_the_fly'] * 1e3:6.1f} / {seconds['volume'] * 1e3:6.1f} ms = "
+            f"{seconds['on_the_fly'] / seconds['volume']:.2f}"
+        )
+    level_pixels = sum((grid[0] >> level) * (grid[1] >> level) for level in range(LEVELS))
+    size = level_pixels / (lookups * LEVELS * (2 * RADIUS + 2) ** 2)
+    return size, f"C={channels} {_spell(grid)} {lookups} lookups, " + ", ".join(words)
+
+
+def _spell(grid: Grid) -> str:
+    return f"{grid[0]}x{grid[1]}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crossover", action="store_true", required=True, help="time both ways over many grids")
+    parser.parse_args()
+    crossover()

@@ -1,0 +1,213 @@
+// The windows of a tile of neighbouring queries, and the products of every query with the (n + 1)^2 integer taps of its
+// window; shared by the forward and backward kernels of corr_lookup; for *_isa.cpp only.
+#pragma once
+
+#include "common/bilinear.h"
+#include "cpu/corr_lookup_isa.h"
+#include "cpu/vector_isa.h"
+
+namespace daflow {
+namespace DAFLOW_ISA {
+
+constexpr int kMaxTile = 16;  // queries of a tile: neighbours along x, whose windows overlap in the cache
+
+// Where one query reads one level.
+template <class A>
+struct Window {
+  int x, y;                      // first tap, may be outside
+  int left, right, top, bottom;  // the taps [left, right) x [top, bottom) of the window are inside; empty where dead
+  A wx, wy;                      // weight of the right / lower tap
+
+  bool live() const { return left < right && top < bottom; }
+};
+
+template <class A>
+inline A read_coordinate(const QueryTensor& coords, int64_t offset) {
+  if (coords.dtype == Element::f64) return static_cast<A>(static_cast<const double*>(coords.data)[offset]);
+  return static_cast<A>(static_cast<const float*>(coords.data)[offset]);
+}
+
+inline int64_t query_offset(const QueryTensor& tensor, int64_t b, int64_t n, int64_t y, int64_t x) {
+  return b * tensor.stride_b + n * tensor.stride_n + y * tensor.stride_y + x * tensor.stride_x;
+}
+
+// The window of query (b, n, y, x) at a level.
+template <class A>
+inline Window<A> place_window(const CorrLookup& op, int level, int64_t b, int64_t n, int64_t y, int64_t x) {
+  const int width = static_cast<int>(op.levels[level].width), height = static_cast<int>(op.levels[level].height);
+  const int64_t at = query_offset(op.coords, b, n, y, x);
+  const A shrink = A(1) / static_cast<A>(int64_t(1) << level);
+  const Split<A> split_x = split(read_coordinate<A>(op.coords, at) * shrink, width, op.radius_x);
+  const Split<A> split_y = split(read_coordinate<A>(op.coords, at + op.coords.stride_k) * shrink, height, op.radius_y);
+  Window<A> window{};
+  if (!split_x.live || !split_y.live) return window;
+  window.x = split_x.first - op.radius_x;
+  window.y = split_y.first - op.radius_y;
+  window.wx = split_x.fraction;
+  window.wy = split_y.fraction;
+  const int taps_x = op.window_x() + 1, taps_y = op.window_y() + 1;
+  window.left = window.x < 0 ? -window.x : 0;
+  window.right = width - window.x < taps_x ? width - window.x : taps_x;
+  window.top = window.y < 0 ? -window.y : 0;
+  window.bottom = height - window.y < taps_y ? height - window.y : taps_y;
+  return window;
+}
+
+// A value per tap of every window of a tile, [row][query][stride]. Vectors may read past a row, into the next one or
+// the `lanes` elements after the last; with a gap they find there the zeros of fresh scratch, which is never written.
+template <class A>
+struct TapRows {
+  A* data;
+  int queries;
+  int64_t rows, length, stride;
+
+  TapRows(A* memory, int queries, int64_t rows, int64_t length, int64_t gap)
+      : data(memory), queries(queries), rows(rows), length(length), stride(round_up<int64_t>(length, lanes<A>) + gap) {}
+  int64_t size() const { return rows * queries * stride + lanes<A>; }
+  A* row(int q, int64_t i) const { return data + (i * queries + q) * stride; }
+  void clear(int q, int64_t i) const {
+    for (int64_t j = 0; j < length; j += lanes<A>) store(row(q, i) + j, Vector<A>{});
+  }
+};
+
+// One level of one batch item.
+template <class E>
+struct LevelView {
+  const E* data;
+  int64_t stride_y, stride_x;
+
+  LevelView(const FeatureMap& map, int64_t b)
+      : data(static_cast<const E*>(map.data) + b * map.stride_b), stride_y(map.stride_y), stride_x(map.stride_x) {}
+  template <class A>
+  const E* tap(const Window<A>& window, int64_t row, int64_t column) const {
+    return data + (window.y + row) * stride_y + (window.x + column) * stride_x;
+  }
+};
+
+// ---- dot products of one or two queries with J neighbouring pixels --------------------------------------------------
+
+// sums[j] += products of `step` channels (n of them unless Full); b starts Shift pixels after a.
+template <class P, int J, int Shift, bool Full, class E>
+inline __attribute__((always_inline)) void dot_step(Vector<typename P::Sum> (&sums_a)[J],
+                                                    Vector<typename P::Sum> (&sums_b)[J], const E* a, const E* b,
+                                                    const E* pixels, int64_t stride, int64_t n) {
+  const auto read = [n](const E* p) {
+    if constexpr (Full) return P::load(p);
+    return P::load(p, n);
+  };
+  const typename P::Operand feature_a = read(a), feature_b = read(b);
+#pragma GCC unroll 16
+  for (int j = 0; j < J + Shift; ++j) {
+    typename P::Operand pixel = read(pixels + j * stride);
+    keep(pixel);
+    if (j < J) P::multiply_add(sums_a[j], feature_a, pixel);
+    if (j >= Shift) P::multiply_add(sums_b[j - Shift], feature_b, pixel);
+  }
+}
+
+template <class P, int J, class E, class A>
+void dot_row(const E* a, const E* pixels, int64_t stride, int64_t channels, A* out) {
+  Vector<A> sums[J] = {};
+  int64_t c = 0;
+  for (; c + P::step <= channels; c += P::step) {
+    const typename P::Operand feature = P::load(a + c);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) P::multiply_add(sums[j], feature, P::load(pixels + j * stride + c));
+  }
+  if (const int64_t n = channels - c; n > 0) {
+    const typename P::Operand feature = P::load(a + c, n);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) P::multiply_add(sums[j], feature, P::load(pixels + j * stride + c, n));
+  }
+  store_sums<A, J, J>(sums, out);
+}
+
+template <class P, int J, int Shift, class E, class A>
+void dot_row_pair(const E* a, const E* b, const E* pixels, int64_t stride, int64_t channels, A* out_a, A* out_b) {
+  Vector<A> sums_a[J] = {}, sums_b[J] = {};
+  int64_t c = 0;
+  for (; c + P::step <= channels; c += P::step)
+    dot_step<P, J, Shift, true>(sums_a, sums_b, a + c, b + c, pixels + c, stride, 0);
+  if (c < channels) dot_step<P, J, Shift, false>(sums_a, sums_b, a + c, b + c, pixels + c, stride, channels - c);
+  store_sums<A, J, J>(sums_a, out_a);
+  store_sums<A, J, J>(sums_b, out_b);
+}
+
+constexpr int kRowBlock = 10;                                // pixels of a row at once: a RAFT window is one block
+constexpr int kPairBlock = kVectorRegisters >= 32 ? 10 : 5;  // two queries need 2 J sums
+
+// The functions above by their number of pixels.
+template <class P>
+struct DotTable {
+  using E = typename P::Element;
+  using A = typename P::Sum;
+  using Row = void (*)(const E*, const E*, int64_t, int64_t, A*);
+  using Pair = void (*)(const E*, const E*, const E*, int64_t, int64_t, A*, A*);
+  template <int... J>
+  static Row row(int pixels, std::integer_sequence<int, J...>) {
+    static constexpr Row table[] = {dot_row<P, J + 1, E, A>...};
+    return table[pixels - 1];
+  }
+  template <int Shift, int... J>
+  static Pair pair(int pixels, std::integer_sequence<int, J...>) {
+    static constexpr Pair table[] = {dot_row_pair<P, J + 1, Shift, E, A>...};
+    return table[pixels - 1];
+  }
+};
+
+// Calls f(first, size) for blocks of at most `most` pixels that cover [0, pixels), as even as can be.
+template <class F>
+inline void each_block(int pixels, int most, const F& f) {
+  if (pixels <= most) return f(0, pixels);
+  const int blocks = (pixels + most - 1) / most;
+  for (int i = 0; i < blocks; ++i) {
+    const int first = pixels * i / blocks;
+    f(first, pixels * (i + 1) / blocks - first);
+  }
+}
+
+// Two neighbouring queries whose windows read the same pixels, or shifted by one: they share their loads.
+template <class A>
+inline bool pairable(const Window<A>& a, const Window<A>& b, int* shift) {
+  *shift = (b.x + b.left) - (a.x + a.left);
+  return a.y == b.y && (*shift == 0 || *shift == 1) && a.right - a.left == b.right - b.left && a.live() && b.live();
+}
+
+// taps[q][i][j] = <fmap1 of query q, pixel (i, j) of its window>, zero outside. The queries take turns at one window
+// row, so that the pixels they share stay in the first-level cache; nothing depends on their flow being smooth.
+template <class P>
+inline void tile_taps(const typename P::Element* fmap1, int64_t stride1, const LevelView<typename P::Element>& level,
+                      const Window<typename P::Sum>* windows, int count, int64_t channels,
+                      const TapRows<typename P::Sum>& taps) {
+  using Table = DotTable<P>;
+  constexpr auto row_sizes = std::make_integer_sequence<int, kRowBlock>();
+  constexpr auto pair_sizes = std::make_integer_sequence<int, kPairBlock>();
+  for (int i = 0; i < taps.rows; ++i) {
+    for (int q = 0; q < count; ++q) {
+      const auto& window = windows[q];
+      const int pixels = window.right - window.left;
+      const auto* const a = fmap1 + q * stride1;
+      if (pixels != taps.length || i < window.top || i >= window.bottom) taps.clear(q, i);
+      if (i < window.top || i >= window.bottom || pixels <= 0) continue;
+      int shift = 0;
+      if (q + 1 < count && pairable(window, windows[q + 1], &shift)) {
+        if (pixels != taps.length) taps.clear(q + 1, i);
+        each_block(pixels, kPairBlock, [&](int first, int size) {
+          const auto run =
+              shift ? Table::template pair<1>(size, pair_sizes) : Table::template pair<0>(size, pair_sizes);
+          run(a, a + stride1, level.tap(window, i, window.left + first), level.stride_x, channels,
+              taps.row(q, i) + window.left + first, taps.row(q + 1, i) + windows[q + 1].left + first);
+        });
+        ++q;
+        continue;
+      }
+      each_block(pixels, kRowBlock, [&](int first, int size) {
+        Table::row(size, row_sizes)(a, level.tap(window, i, window.left + first), level.stride_x, channels,
+                                    taps.row(q, i) + window.left + first);
+      });
+    }
+  }
+}
+
+}  // namespace DAFLOW_ISA
+}  // namespace daflow

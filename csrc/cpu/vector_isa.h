@@ -1,0 +1,220 @@
+// SIMD vectors of the instruction set being compiled, and the two forms in which features enter a product; for
+// *_isa.cpp only. Built on the vector extension of GCC and Clang, so that arithmetic is written with + and *.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "cpu/elements_isa.h"
+
+namespace daflow {
+namespace DAFLOW_ISA {
+
+constexpr int kVectorBytes = DAFLOW_ISA_LEVEL >= 2 ? 64 : (DAFLOW_ISA_LEVEL == 1 ? 32 : 16);
+constexpr int kVectorRegisters = DAFLOW_ISA_LEVEL >= 2 ? 32 : 16;
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+  typedef T unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+constexpr int lanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+constexpr T round_up(T value, T multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+template <class T>
+inline Vector<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(p);
+}
+template <class T>
+inline void store(T* p, Vector<T> v) {
+  *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
+}
+
+// Keeps a loaded vector in its register: GCC would rather load it again for every use.
+template <class V>
+inline void keep(V& v) {
+#if DAFLOW_ISA_LEVEL >= 2
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
+// ---- loads that widen to the accumulator; the second form reads n < lanes elements and fills up with zeros ----------
+
+template <class E>
+inline Vector<accumulate_t<E>> load_wide(const E* p) {
+  Vector<accumulate_t<E>> v;
+  for (int i = 0; i < lanes<accumulate_t<E>>; ++i) v[i] = widen(p[i]);
+  return v;
+}
+inline Vector<float> load_wide(const float* p) { return load(p); }
+inline Vector<double> load_wide(const double* p) { return load(p); }
+
+template <class E>
+inline Vector<accumulate_t<E>> load_wide(const E* p, int64_t n) {
+  Vector<accumulate_t<E>> v{};
+  for (int64_t i = 0; i < n; ++i) v[i] = widen(p[i]);
+  return v;
+}
+
+#if DAFLOW_ISA_LEVEL >= 2
+inline __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+// maskz with a full mask: the plain intrinsics start from an undefined vector, which GCC warns about
+inline Vector<float> widen_vector(Half, __m256i bits) { return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, bits); }
+inline Vector<float> widen_vector(BFloat16, __m256i bits) {
+  return (Vector<float>)_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16);
+}
+inline Vector<float> load_wide(const Half* p) { return widen_vector(Half(), _mm256_loadu_si256((const __m256i*)p)); }
+inline Vector<float> load_wide(const BFloat16* p) {
+  return widen_vector(BFloat16(), _mm256_loadu_si256((const __m256i*)p));
+}
+inline Vector<float> load_wide(const float* p, int64_t n) {
+  return (Vector<float>)_mm512_maskz_loadu_ps(first_lanes(n), p);
+}
+inline Vector<float> load_wide(const Half* p, int64_t n) {
+  return widen_vector(Half(), _mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+inline Vector<float> load_wide(const BFloat16* p, int64_t n) {
+  return widen_vector(BFloat16(), _mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+#elif DAFLOW_ISA_LEVEL == 1
+inline Vector<float> load_wide(const Half* p) {
+  return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+inline Vector<float> load_wide(const BFloat16* p) {
+  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+  return (Vector<float>)_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+#endif
+
+// ---- products of features: Operand holds `step` channels --------------------------------------------------------
+
+// Every channel widened to a lane of the accumulator.
+template <class E>
+struct Widened {
+  using Element = E;
+  using Sum = accumulate_t<E>;
+  using Operand = Vector<Sum>;
+  static constexpr int step = lanes<Sum>;
+  static Operand load(const E* p) { return load_wide(p); }
+  static Operand load(const E* p, int64_t n) { return load_wide(p, n); }
+  static void multiply_add(Vector<Sum>& sum, Operand a, Operand b) { sum += a * b; }
+};
+
+template <class E>
+struct ProductsOf {
+  using type = Widened<E>;
+};
+
+#if DAFLOW_ISA_LEVEL >= 3
+// Two bfloat16 channels per lane, which the dot-product instruction multiplies exactly and adds in float32.
+struct BFloat16Pairs {
+  using Element = BFloat16;
+  using Sum = float;
+  using Operand = __m512i;
+  static constexpr int step = 32;
+  static Operand load(const Element* p) { return _mm512_loadu_si512(p); }
+  static Operand load(const Element* p, int64_t n) {
+    return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((1ull << n) - 1ull), p);
+  }
+  static void multiply_add(Vector<float>& sum, Operand a, Operand b) {
+    sum = (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
+};
+template <>
+struct ProductsOf<BFloat16> {
+  using type = BFloat16Pairs;
+};
+#endif
+
+template <class E>
+using Products = typename ProductsOf<E>::type;
+
+// ---- horizontal sums ------------------------------------------------------------------------------------------------
+
+// In a vector whose items take `width` lanes each, folding adds the upper half of an item to its lower half. This is
+// the lane of (a, b) that lands in `lane` of the folded vector, from the lower or the upper halves.
+constexpr int folded_lane(int lane, int width, bool upper) {
+  const int half = width / 2;
+  return lane / half * width + lane % half + (upper ? half : 0);
+}
+
+template <class T, int Width, bool Upper, size_t... I>
+inline Vector<T> halves(Vector<T> a, Vector<T> b, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, folded_lane(I, Width, Upper)...);
+#else
+  using Index = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+  return __builtin_shuffle(a, b, Vector<Index>{folded_lane(I, Width, Upper)...});
+#endif
+}
+
+// out[0 ... N - 1] = the first lanes.
+template <class T, int N>
+inline void store_first(T* out, Vector<T> v) {
+  if constexpr (N == lanes<T>) return store(out, v);
+#if DAFLOW_ISA_LEVEL >= 2
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(out, static_cast<__mmask16>((1u << N) - 1u), (__m512)v);
+#endif
+  for (int i = 0; i < N; ++i) out[i] = v[i];
+}
+
+// out[j] = sum of the lanes of v[j]. Every sum is taken in the same order whatever j and the number of sums are.
+template <class T, int Sums, int J, int Width = lanes<T>>
+inline void store_sums(const Vector<T> (&v)[J], T* out) {
+  if constexpr (Width == 1) {
+#pragma GCC unroll 16
+    for (int j = 0; j < J - 1; ++j) store(out + j * lanes<T>, v[j]);
+    store_first<T, Sums - (J - 1) * lanes<T>>(out + (J - 1) * lanes<T>, v[J - 1]);
+  } else {
+    constexpr auto all = std::make_index_sequence<lanes<T>>();
+    Vector<T> folded[(J + 1) / 2];
+#pragma GCC unroll 16
+    for (int j = 0; j < J; j += 2) {
+      const Vector<T> a = v[j], b = j + 1 < J ? v[j + 1] : Vector<T>{};
+      folded[j / 2] = halves<T, Width, false>(a, b, all) + halves<T, Width, true>(a, b, all);
+    }
+    store_sums<T, Sums, (J + 1) / 2, Width / 2>(folded, out);
+  }
+}
+
+// Transposes a square of vectors: afterwards lane q of v[j] is what lane j of v[q] was.
+template <class T, int Width = lanes<T>>
+inline void transpose(Vector<T> (&v)[lanes<T>]) {
+  if constexpr (Width > 1) {
+    constexpr auto all = std::make_index_sequence<lanes<T>>();
+    constexpr int rows = Width, columns = lanes<T> / Width;  // v is [columns][rows]: every step halves the rows
+    Vector<T> next[lanes<T>];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<T>; i += 2) {
+      const int to = i / rows * rows + i % rows / 2;
+      next[to] = halves<T, Width, false>(v[i], v[i + 1], all);
+      next[to + rows / 2] = halves<T, Width, true>(v[i], v[i + 1], all);
+    }
+    static_assert(rows * columns == lanes<T>);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<T>; ++i) v[i] = next[i];
+    transpose<T, Width / 2>(v);
+  }
+}
+
+// The sum of the lanes.
+template <class T>
+inline T sum_lanes(Vector<T> v) {
+  T sum = 0;
+  for (int i = 0; i < lanes<T>; ++i) sum += v[i];
+  return sum;
+}
+
+}  // namespace DAFLOW_ISA
+}  // namespace daflow

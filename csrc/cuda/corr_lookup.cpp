@@ -1,0 +1,133 @@
+// Glue of corr_lookup on CUDA: checks, output tensors, launches. The kernels are in kernels/cuda/corr_lookup*.cu.
+#include "corr_lookup.cuh"
+
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+
+#include "cuda/window_glue.h"
+
+namespace daflow {
+namespace {
+
+constexpr const char* kOp = "corr_lookup";
+
+// Checked inputs, feature maps with unit channel stride.
+struct Inputs {
+  Tensor fmap1;
+  std::vector<Tensor> pyramid;
+  cuda::WindowParams window;
+  float scale;
+};
+
+Inputs check_inputs(const Tensor& fmap1, const std::vector<Tensor>& pyramid, const Tensor& coords,
+                    const std::vector<int64_t>& radius, std::optional<double> scale, const std::string& order) {
+  STD_TORCH_CHECK(fmap1.dim() == 4, kOp, ": fmap1 must be [B, C, H, W], got ", spell(fmap1));
+  check_same(kOp, "fmap1", fmap1, fmap1, true);
+  const int64_t batch = fmap1.size(0), channels = fmap1.size(1);
+  const int64_t centres = check_cuda_coords(kOp, coords, fmap1, batch, fmap1.size(2), fmap1.size(3));
+  Inputs in = {channels_last(fmap1),
+               {},
+               window_params(kOp, coords, centres, pyramid.size(), radius, order),
+               static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(channels))))};
+  for (const Tensor& level : pyramid) {
+    STD_TORCH_CHECK(level.dim() == 4 && level.size(0) == batch && level.size(1) == channels, kOp,
+                    ": every level must be [", batch, ", ", channels, ", H_l, W_l], got ", spell(level));
+    check_same(kOp, "a level", level, fmap1, true);
+    in.pyramid.push_back(channels_last(level));
+  }
+  return in;
+}
+
+// Fills what the parameter structs of forward and backward have in common.
+template <class Params>
+void fill_maps(const Inputs& in, Params& p) {
+  p.window = in.window;
+  p.fmap1 = map_view(kOp, in.fmap1);
+  p.channels = as_int32(kOp, in.fmap1.size(1));
+  p.scale = in.scale;
+  p.dtype = kernel_dtype(kOp, in.fmap1.scalar_type());
+}
+
+template <class Params>
+Params map_params(const Inputs& in) {
+  Params p = {};
+  fill_maps(in, p);
+  for (size_t level = 0; level < in.pyramid.size(); ++level) p.levels[level] = map_view(kOp, in.pyramid[level]);
+  return p;
+}
+
+Tensor corr_lookup(const Tensor& fmap1, std::vector<Tensor> pyramid, const Tensor& coords, std::vector<int64_t> radius,
+                   std::optional<double> scale, std::string order, std::optional<ScalarType> out_dtype) {
+  const Inputs in = check_inputs(fmap1, pyramid, coords, radius, scale, order);
+  const DeviceScope scope(fmap1);
+  const ScalarType dtype = out_dtype.value_or(ScalarType::Float);
+  auto p = map_params<cuda::CorrLookupParams>(in);
+  p.out_dtype = kernel_dtype(kOp, dtype);
+  Tensor out = torch::stable::new_empty(fmap1, window_shape(coords, in.window), dtype);
+  if (out.numel() == 0) return out;
+  p.out = out.mutable_data_ptr();
+  check_launch(kOp, daflow_cuda_corr_lookup(&p, scope.stream()));
+  return out;
+}
+
+// One level's gradient, [B, C, H_l, W_l] in channels-last memory.
+Tensor grad_level(const Inputs& in, const cuda::CorrLookupGradParams& common, const TermBounds& bounds, size_t level,
+                  cudaStream_t stream) {
+  const Tensor& map = in.pyramid[level];
+  Tensor gradient = empty_channels_last(map, map.size(0), map.size(1), map.size(2), map.size(3));
+  if (gradient.numel() == 0) return gradient;
+  SumBuffer sums(kOp, gradient, bounds, stream);
+  cuda::CorrLookupScatterParams p = {};
+  fill_maps(in, p);
+  p.grad = common.grad;
+  p.grad_dtype = common.grad_dtype;
+  p.level = static_cast<int32_t>(level);
+  p.level_height = common.levels[level].height;
+  p.level_width = common.levels[level].width;
+  p.sums = sums.data();
+  p.bounds = bounds.data();
+  check_launch(kOp, daflow_cuda_corr_lookup_scatter(&p, stream));
+  sums.finish(in.scale, in.window.centres * in.window.height * in.window.width);
+  return gradient;
+}
+
+std::vector<Tensor> corr_lookup_backward(const Tensor& grad, const Tensor& fmap1, std::vector<Tensor> pyramid,
+                                         const Tensor& coords, std::vector<int64_t> radius, std::optional<double> scale,
+                                         std::string order, bool need_fmap1, bool need_pyramid, bool need_coords,
+                                         bool deterministic) {
+  const Inputs in = check_inputs(fmap1, pyramid, coords, radius, scale, order);
+  const DeviceScope scope(fmap1);
+  const Tensor dense_grad = check_window_grad(kOp, grad, coords, fmap1, in.window);
+  auto p = map_params<cuda::CorrLookupGradParams>(in);
+  p.grad = dense_grad.const_data_ptr();
+  p.grad_dtype = kernel_dtype(kOp, grad.scalar_type());
+
+  std::vector<Tensor> grads;
+  grads.push_back(need_fmap1 ? empty_channels_last(fmap1, fmap1.size(0), fmap1.size(1), fmap1.size(2), fmap1.size(3))
+                             : torch::stable::new_empty(fmap1, {0}));
+  grads.push_back(torch::stable::new_empty(coords, need_coords ? coords.sizes().vec() : std::vector<int64_t>{0}));
+  if (grads[0].numel() != 0) {
+    p.grad_fmap1 = grads[0].mutable_data_ptr();
+    check_launch(kOp, daflow_cuda_corr_lookup_grad_fmap1(&p, scope.stream()));
+  }
+  if (grads[1].numel() != 0) {
+    p.grad_coords = static_cast<float*>(grads[1].mutable_data_ptr());
+    check_launch(kOp, daflow_cuda_corr_lookup_grad_coords(&p, scope.stream()));
+  }
+  if (!need_pyramid) return grads;
+  TermBounds bounds(kOp, fmap1, deterministic, scope.stream());
+  bounds.add({p.grad, {1, 1, 1, grad.numel()}, {0, 0, 0, 1}, p.grad_dtype});
+  bounds.add(view4(kOp, in.fmap1));
+  for (size_t level = 0; level < pyramid.size(); ++level)
+    grads.push_back(grad_level(in, p, bounds, level, scope.stream()));
+  return grads;
+}
+
+}  // namespace
+}  // namespace daflow
+
+STABLE_TORCH_LIBRARY_IMPL(daflow_ext, CUDA, m) {
+  m.impl("corr_lookup", TORCH_BOX(&daflow::corr_lookup));
+  m.impl("corr_lookup_backward", TORCH_BOX(&daflow::corr_lookup_backward));
+}

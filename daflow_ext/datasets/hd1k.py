@@ -1,0 +1,37 @@
+"""HD1K: real driving scenes at 2560x1080 with sparse flow and its uncertainty."""
+
+import re
+
+from .base import FlowDataset, FlowSequence, Truth, complete
+
+
+class HD1K(FlowDataset):
+    """35 training sequences, 1,047 pairs; flow in KITTI's format. The flow of a sequence's last frame is not used.
+
+    Source: Kondermann et al., The HCI Benchmark Suite, CVPR Workshops 2016.
+    """
+
+    name = "hd1k"
+    folder = "HD1K"
+    protocol = "kitti"
+    layout = """\
+HD1K/
+  hd1k_input/image_2/000000_0000.png 000000_0001.png ...
+  hd1k_flow_gt/flow_occ/000000_0000.png ..."""
+
+    def find_sequences(self) -> list[FlowSequence]:
+        images = self.need_folder("hd1k_input", "image_2")
+        flows = self.need_folder("hd1k_flow_gt", "flow_occ")
+        groups: dict[str, dict] = {}
+        for path in sorted(images.iterdir()):
+            match = re.fullmatch(r"(\d{6})_(\d{4})\.png", path.name)
+            if match:
+                groups.setdefault(match[1], {})[int(match[2])] = path
+        if not groups:
+            raise self.layout_error(f"{images} has no NNNNNN_FFFF.png")
+        sequences = []
+        for group, found in groups.items():
+            frames = complete(found, lambda number, group=group: images / f"{group}_{number:04d}.png")
+            truth = {pair: Truth(flows / f"{frames.name(pair)}.png") for pair in range(len(frames) - 1)}
+            sequences.append(FlowSequence(group, frames, truth))
+        return sequences

@@ -1,0 +1,139 @@
+"""The low-quality side of a clip: degraded on the fly, or read from a folder made before."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from ..frames.io import IMAGE_SUFFIXES
+from .sources import FrameSource, ImageFrames, VideoFrames
+
+if TYPE_CHECKING:
+    from .base import FlowSequence
+
+Degrade = Callable[[np.ndarray, int], np.ndarray]
+
+
+def item_seed(seed: int, *names: object) -> int:
+    """A 63-bit seed that depends on all arguments and on nothing else (no process, no order of reading)."""
+    digest = hashlib.sha256("\0".join(map(str, (seed, *names))).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class LowQuality:
+    """Frames of the same clip in low quality; :meth:`choose` picks how."""
+
+    epoch = 0
+
+    @staticmethod
+    def choose(
+        dataset: str,
+        root: pathlib.Path,
+        degrade: Degrade | None,
+        lq_root: str | pathlib.Path | None,
+        window: int | str | None,
+        seed: int,
+    ) -> "LowQuality | None":
+        """None without degradation.
+
+        Raises:
+            ValueError: both ways at once, a window that is no number or "sequence", a folder that does not exist.
+        """
+        if window is not None and window != "sequence" and not (isinstance(window, int) and window >= 1):
+            raise ValueError(f"{dataset}: lq_window must be 'sequence', a number of frames or None, got {window!r}")
+        if degrade is not None and lq_root is not None:
+            raise ValueError(f"{dataset}: give degrade or lq_root, not both")
+        if lq_root is not None:
+            return Precomputed(root, pathlib.Path(lq_root))
+        return None if degrade is None else Degraded(dataset, degrade, window, seed)
+
+    def __call__(self, sequence: "FlowSequence", first: int, frames: np.ndarray) -> np.ndarray:
+        """Low quality of ``frames``, which begin at position ``first`` of the sequence."""
+        raise NotImplementedError
+
+
+class Degraded(LowQuality):
+    """Degrades a window of the sequence and cuts the clip from it; the last window is kept."""
+
+    def __init__(self, dataset: str, degrade: Degrade, window: int | str | None, seed: int):
+        self.dataset, self.degrade, self.window, self.seed = dataset, degrade, window, seed
+        self._kept: tuple[tuple, np.ndarray] | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_kept": None}
+
+    def __call__(self, sequence: "FlowSequence", first: int, frames: np.ndarray) -> np.ndarray:
+        start, stop = self._window(len(sequence.frames), first, len(frames))
+        key = (sequence.name, start, stop, self.epoch)
+        if self._kept is None or self._kept[0] != key:
+            whole = frames if stop - start == len(frames) else sequence.frames.read(start, stop)
+            self._kept = key, self._degrade(whole, key)
+        return self._kept[1][first - start : first - start + len(frames)]
+
+    def _window(self, length: int, first: int, count: int) -> tuple[int, int]:
+        if self.window == "sequence":
+            return 0, length
+        size = min(max(self.window or count, count), length)
+        if size == count:
+            return first, first + count
+        # windows overlap by a clip, so that every clip lies in one; the last is shifted back
+        step = size - count + 1
+        start = min(first // step * step, length - size)
+        return start, start + size
+
+    def _degrade(self, frames: np.ndarray, key: tuple) -> np.ndarray:
+        result = np.asarray(self.degrade(frames, item_seed(self.seed, self.dataset, *key)))
+        if result.shape != frames.shape or result.dtype != np.uint8:
+            raise TypeError(
+                f"degrade must return uint8 {frames.shape} for such frames, it returned {result.dtype} {result.shape}"
+            )
+        return result
+
+
+class Precomputed(LowQuality):
+    """Reads low-quality frames that lie under ``lq_root`` as the originals lie under ``root``.
+
+    Smaller frames (a quarter of the side) are enlarged by bicubic interpolation to the size of the originals.
+    """
+
+    def __init__(self, root: pathlib.Path, lq_root: pathlib.Path):
+        if not lq_root.is_dir():
+            raise ValueError(f"lq_root {lq_root} is no folder")
+        self.root, self.lq_root = root, lq_root
+        self._open: tuple[str, FrameSource] | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open": None}
+
+    def __call__(self, sequence: "FlowSequence", first: int, frames: np.ndarray) -> np.ndarray:
+        if self._open is None or self._open[0] != sequence.name:
+            self._open = sequence.name, self._source(sequence.frames)
+        lq = self._open[1].read(first, first + len(frames))
+        height, width = frames.shape[1:3]
+        if lq.shape[1:3] == (height, width):
+            return lq
+        if any(abs(side * 4 - full) >= 4 for side, full in zip(lq.shape[1:3], (height, width), strict=True)):
+            raise ValueError(
+                f"low-quality frames of {sequence.name} are {lq.shape[2]}x{lq.shape[1]}; {width}x{height} or a quarter "
+                "of each side was expected"
+            )
+        return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in lq])
+
+    def _source(self, frames: FrameSource) -> FrameSource:
+        mirrored = [self.lq_root / path.relative_to(self.root) for path in frames.files]
+        if isinstance(frames, ImageFrames):
+            return ImageFrames([self._image(path) for path in mirrored], frames.names)
+        if mirrored[0].is_file():
+            return VideoFrames(mirrored[0])
+        folder = mirrored[0].with_suffix("")
+        if not folder.is_dir():
+            raise ValueError(f"neither the video {mirrored[0]} nor the folder of frames {folder} exists")
+        return ImageFrames(sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES))
+
+    @staticmethod
+    def _image(path: pathlib.Path) -> pathlib.Path:
+        png = path.with_suffix(".png")  # evaluation sets are stored as PNG whatever the originals were
+        return png if png.is_file() or not path.is_file() else path

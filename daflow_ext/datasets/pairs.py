@@ -1,0 +1,59 @@
+"""Pairs listed in a CSV file: any frames with any truth."""
+
+import collections
+import csv
+import pathlib
+
+from .base import FlowDataset, FlowSequence, PathLike, Truth
+from .sources import ImageFrames
+
+COLUMNS = ("name", "sequence", "image1", "image2", "flow")
+
+
+class Pairs(FlowDataset):
+    """Pairs from a CSV file whose paths are relative to ``root``.
+
+    Columns: ``name`` (unique), ``sequence`` (pairs that belong together; confidence intervals resample these),
+    ``image1``, ``image2``, ``flow`` (empty: no truth) and optionally ``occluded`` (an image, white = occluded) and
+    ``pad`` ("sintel" or "kitti": how the frames are padded for the network).
+    """
+
+    name = "pairs"
+    folder = "."
+    splits = ("all", "training", "test")
+    layout = """\
+pairs.csv:
+  name,sequence,image1,image2,flow,occluded
+  walk/0001,walk,walk/0001.png,walk/0002.png,walk/0001.flo,walk/0001_occ.png
+(paths relative to the root; flow and occluded may be empty)"""
+
+    def __init__(self, root: PathLike, *, pairs: PathLike, split: str = "all", **options):
+        self.list = pathlib.Path(pairs)
+        super().__init__(root, split=split, **options)
+
+    def find_sequences(self) -> list[FlowSequence]:
+        rows = self._rows()
+        name, count = collections.Counter(row["name"] for row in rows).most_common(1)[0] if rows else ("", 0)
+        if count > 1:
+            raise ValueError(f"{self.list}: names must be unique, {name!r} stands in {count} rows")
+        return [self._sequence(row) for row in rows]
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.list.is_file():
+            raise self.layout_error(f"the list {self.list} does not exist")
+        with self.list.open(newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+            if missing:
+                raise self.layout_error(f"{self.list} has no column {', '.join(missing)}")
+            return list(reader)
+
+    def _sequence(self, row: dict[str, str]) -> FlowSequence:
+        frames = ImageFrames([self.root / row["image1"], self.root / row["image2"]])
+        masks = {"occluded": self.root / row["occluded"]} if row.get("occluded") else {}
+        truth = {0: Truth(self.root / row["flow"], masks)} if row["flow"] else {}
+        pad = row.get("pad") or self.pad_mode
+        return FlowSequence(row["name"], frames, truth, group=row["sequence"], pad_mode=pad)
+
+    def item_name(self, index: int) -> str:
+        return self._item(index)[0].name

@@ -1,0 +1,7 @@
+"""Pixels in: images, folders and videos as RGB tensors, and the padding a network needs."""
+
+from .io import ImageSequence, open_frames, read_image, write_image
+from .padding import InputPadder
+from .video import Video
+
+__all__ = ["ImageSequence", "InputPadder", "Video", "open_frames", "read_image", "write_image"]

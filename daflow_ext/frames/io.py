@@ -1,0 +1,163 @@
+"""Reads images and folders of images; one entry, :func:`open_frames`, for everything that holds frames."""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+
+from ._files import atomic_path, existing_file
+from .video import Video
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+
+PathLike = str | os.PathLike
+
+
+def decode_image(path: PathLike, flags: int) -> np.ndarray:
+    """The array OpenCV makes of an image file, or one sentence that names the file.
+
+    Truncated PNG and JPEG files are refused here, because some decoders fill the missing part with grey.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, or nothing OpenCV can decode.
+    """
+    path = existing_file(path)
+    data = path.read_bytes()
+    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
+        raise ValueError(f"{path} is truncated: its {len(data)} bytes lack the PNG end mark")
+    # the end mark must follow the last scan: an embedded thumbnail has its own, before it
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ValueError(f"{path} is truncated: its {len(data)} bytes lack the JPEG end mark")
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # OpenCV would print its own lines on stderr
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:
+        image = None
+    finally:
+        log.setLogLevel(level)
+    if image is None:
+        raise ValueError(f"{path} is no complete image ({len(data)} bytes that cannot be decoded)")
+    return image
+
+
+def read_image(path: PathLike) -> torch.Tensor:
+    """An image file as RGB.
+
+    Grey images get three equal channels, alpha is dropped (the stored colours stay), 16 bits are rounded to 8, an EXIF
+    orientation is applied.
+
+    Shapes: uint8 [3, H, W].
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, no image, or floating-point pixels.
+    """
+    image = decode_image(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise ValueError(f"{path} has {image.dtype} pixels; an image of 8 or 16 bits per channel was expected")
+    return torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)))
+
+
+def write_image(path: PathLike, image: torch.Tensor) -> None:
+    """Write an RGB (or one-channel) image; the suffix chooses the format, the file appears whole or not at all.
+
+    Shapes: uint8 [3, H, W] or [1, H, W].
+    Raises:
+        ValueError: another shape or dtype, a suffix OpenCV cannot write, or a folder that does not exist.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encode_image(image, pathlib.Path(path).suffix))
+
+
+def encode_image(image: torch.Tensor, suffix: str) -> bytes:
+    """The bytes of an image file of the kind ``suffix`` (".png", ".jpg", ...); shapes as in :func:`write_image`."""
+    if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(f"an image must be uint8 [3, H, W] or [1, H, W], got {image.dtype} {tuple(image.shape)}")
+    if suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"cannot write an image as {suffix!r}; expected one of {', '.join(IMAGE_SUFFIXES)}")
+    pixels = np.ascontiguousarray(image.cpu().numpy().transpose(1, 2, 0)[:, :, ::-1])
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def _natural_key(path: pathlib.Path) -> tuple:
+    """Sorts frame2 before frame10."""
+    parts = re.split(r"([0-9]+)", path.name.lower())
+    return [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)], path.name
+
+
+class ImageSequence:
+    """Image files as frames, read one at a time.
+
+    Attributes:
+        source: what error messages call it. length: number of frames.
+    Yields uint8 [3, H, W]; a frame whose size differs from the first raises ValueError naming the file.
+    """
+
+    def __init__(self, paths: Sequence[PathLike], source: str):
+        self.paths = [existing_file(path) for path in paths]
+        self.source = source
+        self.length = len(self.paths)
+
+    def name(self, index: int) -> str:
+        """The name that files made from frame ``index`` get: its stem, or the whole name where stems repeat."""
+        stems = [path.stem for path in self.paths[:-1]]  # the last frame starts no pair
+        path = self.paths[index]
+        return path.stem if len(set(stems)) == len(stems) else path.name
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        first = None
+        for path in self.paths:
+            image = read_image(path)
+            first = image.shape if first is None else first
+            if image.shape != first:
+                raise ValueError(
+                    f"{path} is {image.shape[2]}x{image.shape[1]} pixels, but {self.paths[0]} is "
+                    f"{first[2]}x{first[1]}; all frames must have one size"
+                )
+            yield image
+
+
+def _open_folder(folder: pathlib.Path) -> ImageSequence:
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
+    if len(files) < 2:
+        found = f"one image ({files[0].name})" if files else "no image"
+        raise ValueError(
+            f"the folder {folder} holds {found}, optical flow needs at least two frames ({' '.join(IMAGE_SUFFIXES)})"
+        )
+    return ImageSequence(sorted(files, key=_natural_key), str(folder))
+
+
+def open_frames(*paths: PathLike) -> "ImageSequence | Video":
+    """Frames from two or more image files, a folder of images (in natural order) or a video file.
+
+    The result is iterated for uint8 [3, H, W] RGB frames, as often as wanted, and holds one frame at a time; it has
+    ``source`` (str), ``length`` (int, for a video what its header says; None if it says nothing) and ``name(index)``.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: fewer than two frames, or a file that is neither image nor video. While iterating: a frame that
+            cannot be read or differs in size, a video that ends early.
+    """
+    if not paths:
+        raise ValueError("open_frames needs two image files, a folder or a video")
+    if len(paths) > 1:
+        return ImageSequence(paths, f"{paths[0]} .. {paths[-1]}")
+    path = pathlib.Path(paths[0])
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; two image files, a folder or a video were expected")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"{path} is one image, optical flow needs two: give a second image, a folder or a video")
+    return Video(path)

@@ -1,0 +1,53 @@
+// corr_lookup on CUDA: launchers. Semantics are those of daflow_ext.ops.corr_lookup.
+#pragma once
+
+#include "common/params.cuh"
+
+namespace daflow {
+namespace cuda {
+
+struct CorrLookupParams {
+  WindowParams window;
+  MapView fmap1, levels[kMaxLevels];  // unit channel stride
+  int32_t channels;
+  float scale;
+  DType dtype;  // of the feature maps
+  void* out;    // [B, N, L*nx*ny, H, W], contiguous
+  DType out_dtype;
+};
+
+struct CorrLookupGradParams {
+  WindowParams window;
+  MapView fmap1, levels[kMaxLevels];
+  int32_t channels;
+  float scale;
+  DType dtype;
+  const void* grad;  // [B, N, L*nx*ny, H, W], contiguous
+  DType grad_dtype;
+  void* grad_fmap1;    // [B, H, W, C], dtype
+  float* grad_coords;  // [B, N, 2, H, W]
+};
+
+// One level's share of the gradient of the pyramid: sums of weight * fmap1, scattered.
+struct CorrLookupScatterParams {
+  WindowParams window;
+  MapView fmap1;
+  int32_t channels;
+  float scale;
+  DType dtype;
+  const void* grad;
+  DType grad_dtype;
+  int32_t level, level_height, level_width;
+  void* sums;              // [B, H_l, W_l, C], zeros: float, or int64 where `bounds` is given
+  const uint32_t* bounds;  // largest |grad| and |fmap1| (common/sums.cuh), or null for plain float sums
+};
+
+}  // namespace cuda
+}  // namespace daflow
+
+extern "C" {
+cudaError_t daflow_cuda_corr_lookup(const daflow::cuda::CorrLookupParams* params, cudaStream_t stream);
+cudaError_t daflow_cuda_corr_lookup_grad_fmap1(const daflow::cuda::CorrLookupGradParams* params, cudaStream_t stream);
+cudaError_t daflow_cuda_corr_lookup_grad_coords(const daflow::cuda::CorrLookupGradParams* params, cudaStream_t stream);
+cudaError_t daflow_cuda_corr_lookup_scatter(const daflow::cuda::CorrLookupScatterParams* params, cudaStream_t stream);
+}

@@ -1,0 +1,29 @@
+"""The CUDA kernels and their glue under AddressSanitizer and UndefinedBehaviorSanitizer, on the CPU."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+TESTS = [HERE / f"test_cuda_{op}.py" for op in ("bilinear_sample", "corr_lookup", "corr_pyramid", "volume_lookup")]
+
+
+@pytest.mark.slow
+def test_no_access_out_of_bounds_and_no_undefined_behaviour():
+    """Every op test once more, with each tensor and each shared array between red zones."""
+    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if not os.path.isabs(runtime):
+        pytest.skip("g++ has no AddressSanitizer here")
+    environment = os.environ | {
+        "LD_PRELOAD": runtime,
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "DAFLOW_TEST_SANITIZE": "1",
+    }
+    # test_bad_input is left out: exceptions of torch's library confuse the preloaded runtime, and touch no memory
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "not bad_input", *map(str, TESTS)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parents[1])
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
