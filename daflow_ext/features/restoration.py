@@ -1,0 +1,260 @@
+"""The restoration loop: low-quality frames in, denoising steps with tapped features (and restored frames) out."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from ..frames import InputPadder
+from .color_fix import COLOR_FIXES, fix_colors
+from .dit4sr import DiT4SRTransformer2DModel
+from .tiling import Tiles
+
+LATENT_FACTOR = 8
+"""Image pixels per latent pixel of the SD3 VAE."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """Encoded text, so that no text encoder is needed at run time.
+
+    Shapes:
+        embeds: [M, C], pooled: [P].
+    """
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Prompt":
+        """From a safetensors file with ``prompt_embeds`` and ``pooled_prompt_embeds``.
+
+        Raises:
+            ValueError: other tensors or shapes; names the file.
+        """
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != {"prompt_embeds", "pooled_prompt_embeds"}:
+                raise ValueError(f"{path}: expected prompt_embeds and pooled_prompt_embeds, got {sorted(names)}")
+            prompt = cls(file.get_tensor("prompt_embeds"), file.get_tensor("pooled_prompt_embeds"))
+        if prompt.embeds.dim() != 2 or prompt.pooled.dim() != 1:
+            raise ValueError(
+                f"{path}: expected prompt_embeds [M, C] and pooled_prompt_embeds [P], got "
+                f"{list(prompt.embeds.shape)} and {list(prompt.pooled.shape)}"
+            )
+        return prompt
+
+    def batch(self, size: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embeds, pooled = self.embeds.to(like), self.pooled.to(like)
+        return embeds.expand(size, -1, -1), pooled.expand(size, -1)
+
+
+@dataclasses.dataclass
+class RestorationStep:
+    """What one denoising step shows.
+
+    Shapes:
+        queries, keys, tokens: per tapped layer [B, F, T, C] on the token grid ``grid`` = (h, w), T = h * w.
+        latents: state after the step [B, F, 16, H/8, W/8] (padded); None after an early exit.
+    Units:
+        timestep in [0, 1000], 1000 = noise; sigma = timestep / 1000.
+    """
+
+    index: int
+    timestep: float
+    sigma: float
+    grid: tuple[int, int]
+    queries: dict[int, torch.Tensor]
+    keys: dict[int, torch.Tensor]
+    tokens: dict[int, torch.Tensor]
+    latents: torch.Tensor | None
+
+
+class LiftedRestoration:
+    """VAE, lifted transformer, flow-matching scheduler and encoded prompt, as one loop.
+
+    Args:
+        vae: ``AutoencoderKL`` or ``AutoencoderTiny`` of SD3 (16 latent channels, factor 8).
+        scheduler: ``FlowMatchEulerDiscreteScheduler``.
+        prompt: what the frames show; the null prompt for features. negative_prompt: needed for guidance only.
+        tile: side of the tiles, in latent pixels, in which larger frames are denoised; None for no tiling. Velocities
+            and features of overlapping tiles are blended with a Gaussian window.
+    Source: DiT4SR (arXiv 2503.23580) and DA-Flow (arXiv 2603.23499).
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        transformer: DiT4SRTransformer2DModel,
+        scheduler,
+        prompt: Prompt,
+        *,
+        negative_prompt: Prompt | None = None,
+        tile: int | None = None,
+        tile_overlap: int = 16,
+    ):
+        channels = vae.config.latent_channels
+        if channels != transformer.config.in_channels:
+            raise ValueError(
+                f"the VAE has {channels} latent channels but the transformer takes {transformer.config.in_channels}"
+            )
+        self.vae, self.transformer, self.scheduler = vae, transformer, scheduler
+        self.prompt, self.negative_prompt = prompt, negative_prompt
+        self.tile, self.tile_overlap = tile, tile_overlap
+
+    # ---- pixels and latents -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """[B, F, 3, H, W] in [0, 255], sides multiples of 16, to latents [B, F, 16, H/8, W/8]; the mode, no sampling."""
+        images = (frames.to(self.vae.dtype) / 127.5 - 1).flatten(0, 1)
+        encoded = self.vae.encode(images)
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        latents = (latents - self._shift) * self._scale
+        return latents.unflatten(0, frames.shape[:2]).to(self.transformer.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Inverse of :meth:`encode`; float in [0, 255]."""
+        images = self.vae.decode((latents / self._scale + self._shift).flatten(0, 1).to(self.vae.dtype)).sample
+        return ((images.float() + 1) * 127.5).clamp(0, 255).unflatten(0, latents.shape[:2])
+
+    @property
+    def _scale(self) -> float:
+        return self.vae.config.scaling_factor
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    # ---- the loop -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def steps(
+        self,
+        frames: torch.Tensor,
+        *,
+        num_inference_steps: int = 10,
+        tap_layers: Sequence[int] = (),
+        tap_tokens: bool = False,
+        first_step_only: bool = False,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+        noise: torch.Tensor | None = None,
+        share_text: bool = False,
+    ) -> Iterator[RestorationStep]:
+        """Denoise from noise, yielding after each step.
+
+        Args:
+            frames: [B, F, 3, H, W], RGB, uint8 or float in [0, 255]; padded to multiples of 16 by repeating edges.
+            first_step_only: one evaluation that stops at the last tapped layer (features at a tenth of the cost).
+            guidance_scale: classifier-free guidance when > 1; features are those of the unguided branch.
+            generator: of the starting noise; ``noise`` gives it directly, [B, F, 16, h, w].
+        Raises:
+            ValueError: frames or options that do not fit together.
+        """
+        padded = self._padded(frames)
+        lq = self.encode(padded)
+        yield from self.steps_from_latents(
+            lq,
+            num_inference_steps=num_inference_steps,
+            tap_layers=tap_layers,
+            tap_tokens=tap_tokens,
+            first_step_only=first_step_only,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            noise=noise,
+            share_text=share_text,
+        )
+
+    @torch.no_grad()
+    def steps_from_latents(
+        self,
+        lq: torch.Tensor,
+        *,
+        num_inference_steps: int,
+        tap_layers: Sequence[int] = (),
+        tap_tokens: bool = False,
+        first_step_only: bool = False,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+        noise: torch.Tensor | None = None,
+        share_text: bool = False,
+    ) -> Iterator[RestorationStep]:
+        """:meth:`steps` on encoded frames [B, F, 16, h, w]."""
+        if guidance_scale > 1 and self.negative_prompt is None:
+            raise ValueError(f"guidance_scale={guidance_scale} needs a negative_prompt; none was given")
+        if first_step_only and not tap_layers:
+            raise ValueError("first_step_only needs tap_layers: it stops at the last of them")
+        latents = _noise(lq, generator) if noise is None else noise.to(lq)
+        if latents.shape != lq.shape:
+            raise ValueError(f"noise is {list(latents.shape)} but the latents are {list(lq.shape)}")
+        self.scheduler.set_timesteps(num_inference_steps, device=lq.device)
+        patch = self.transformer.config.patch_size
+        grid = (lq.shape[-2] // patch, lq.shape[-1] // patch)
+        options = {"tap_layers": tuple(tap_layers), "tap_tokens": tap_tokens, "share_text": share_text}
+        for index, timestep in enumerate(self.scheduler.timesteps):
+            velocity, taps = self._evaluate(latents, lq, self.prompt, timestep, early_exit=first_step_only, **options)
+            if guidance_scale > 1 and velocity is not None:
+                negative, _ = self._evaluate(latents, lq, self.negative_prompt, timestep, share_text=share_text)
+                velocity = negative + guidance_scale * (velocity - negative)
+            if velocity is not None:
+                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+            yield RestorationStep(
+                index=index,
+                timestep=float(timestep),
+                sigma=float(timestep) / self.scheduler.config.num_train_timesteps,
+                grid=grid,
+                latents=None if velocity is None else latents,
+                **taps,
+            )
+            if first_step_only:
+                return
+
+    def restore(self, frames: torch.Tensor, *, color_fix: str = "adain", **options) -> torch.Tensor:
+        """The frames after the last step, [B, F, 3, H, W] float in [0, 255]; options as in :meth:`steps`.
+
+        Args:
+            color_fix: "adain" (mean and deviation of each channel follow the input), "wavelet" (low frequencies do), or
+                "none".
+        """
+        if color_fix not in COLOR_FIXES:
+            raise ValueError(f"color_fix must be one of {', '.join(COLOR_FIXES)}, got {color_fix!r}")
+        *_, last = self.steps(frames, **options)
+        padder = self._padder(frames)
+        restored = padder.unpad(self.decode(last.latents))
+        return fix_colors(restored, frames.to(restored), color_fix)
+
+    def _evaluate(self, latents, lq, prompt, timestep, **options):
+        """Velocity (None after an early exit) and taps of one step, tile by tile where the frames are larger."""
+        tiles = Tiles(latents.shape[-2:], self.tile, self.tile_overlap, self.transformer.config.patch_size)
+        text, pooled = prompt.batch(latents.shape[0], latents)
+
+        def run(window):
+            output = self.transformer(
+                latents[(..., *window)], lq[(..., *window)], text, pooled, timestep.to(latents.device), **options
+            )
+            return output.sample, {"queries": output.queries, "keys": output.keys, "tokens": output.tokens}
+
+        if len(tiles) == 1:
+            return run((slice(None), slice(None)))
+        return tiles.blend(run)
+
+    def _padder(self, frames: torch.Tensor) -> InputPadder:
+        return InputPadder(frames.shape, multiple=LATENT_FACTOR * self.transformer.config.patch_size)
+
+    def _padded(self, frames: torch.Tensor) -> torch.Tensor:
+        if frames.dim() != 5 or frames.shape[2] != 3:
+            raise ValueError(f"frames must be [B, F, 3, H, W], got {list(frames.shape)}")
+        if frames.is_floating_point() and float(frames.amax()) <= 1:
+            raise ValueError("frames are in [0, 255], but the maximum of these floats is <= 1; multiply by 255")
+        return self._padder(frames).pad(frames.to(self.vae.device))[0]
+
+
+def _noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Normal noise drawn on the generator's device, so that a seed means the same everywhere."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like)
