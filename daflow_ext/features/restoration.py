@@ -1,14 +1,19 @@
 """The restoration loop: low-quality frames in, denoising steps with tapped features (and restored frames) out."""
 
 import dataclasses
+import json
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 
+import diffusers
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from ..frames import InputPadder
+from ..frames._files import atomic_path
 from .color_fix import COLOR_FIXES, fix_colors
 from .dit4sr import DiT4SRTransformer2DModel
 from .tiling import Tiles
@@ -104,6 +109,45 @@ class LiftedRestoration:
         self.vae, self.transformer, self.scheduler = vae, transformer, scheduler
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.tile, self.tile_overlap = tile, tile_overlap
+
+    # ---- folders ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **options
+    ) -> "LiftedRestoration":
+        """From a folder with ``transformer/``, ``vae/``, ``scheduler/`` (diffusers layout) and ``prompt.safetensors``.
+
+        ``"tiny"`` gives an untrained model of toy size instead, to try commands with. Further options as in the
+        constructor.
+
+        Raises:
+            FileNotFoundError: a part is missing; names it.
+            ValueError: a part does not fit.
+        """
+        if str(folder) == "tiny":
+            return _tiny(cls, dtype, device, **options)
+        folder = pathlib.Path(folder)
+        for part in ("transformer/config.json", "vae/config.json", "scheduler", "prompt.safetensors"):
+            if not (folder / part).exists():
+                raise FileNotFoundError(f"{folder} is no restoration model: {part} is missing")
+        with (folder / "vae/config.json").open() as file:
+            vae_class = getattr(diffusers, json.load(file)["_class_name"])
+        vae = vae_class.from_pretrained(folder / "vae", torch_dtype=dtype)
+        transformer = DiT4SRTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype)
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+        prompt = Prompt.load(folder / "prompt.safetensors")
+        return cls(vae.eval().to(device), transformer.eval().to(device), scheduler, prompt, **options)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write a folder that :meth:`load` reads."""
+        folder = pathlib.Path(folder)
+        self.transformer.save_pretrained(folder / "transformer")
+        self.vae.save_pretrained(folder / "vae")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        tensors = {"prompt_embeds": self.prompt.embeds, "pooled_prompt_embeds": self.prompt.pooled}
+        with atomic_path(folder / "prompt.safetensors") as path:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
     # ---- pixels and latents -----------------------------------------------------------------------------------------
 
@@ -258,3 +302,31 @@ def _noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tenso
     """Normal noise drawn on the generator's device, so that a seed means the same everywhere."""
     device = like.device if generator is None else generator.device
     return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like)
+
+
+def _tiny(cls, dtype: torch.dtype, device: str, **options) -> LiftedRestoration:
+    """An untrained toy model with fixed weights: every command runs, no result means anything."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = diffusers.AutoencoderTiny(
+            latent_channels=16,
+            encoder_block_out_channels=(8,) * 4,
+            decoder_block_out_channels=(8,) * 4,
+            num_encoder_blocks=(1,) * 4,
+            num_decoder_blocks=(1,) * 4,
+        )
+        transformer = DiT4SRTransformer2DModel(
+            sample_size=32,
+            num_layers=6,
+            attention_head_dim=32,
+            num_attention_heads=4,
+            joint_attention_dim=16,
+            caption_projection_dim=128,
+            pooled_projection_dim=16,
+            pos_embed_max_size=128,
+            dual_attention_layers=(0, 1, 2),
+        )
+        prompt = Prompt(torch.randn(4, 16), torch.randn(16))
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    parts = (module.eval().to(device, dtype) for module in (vae, transformer))
+    return cls(*parts, scheduler, prompt, **options)

@@ -1,0 +1,168 @@
+"""``daflow analyze``: which layers and denoising steps of the restoration transformer know where things went."""
+
+import argparse
+import json
+import pathlib
+
+import torch
+from tqdm import tqdm
+
+HELP = "zero-shot flow per layer and denoising step of a restoration transformer"
+DESCRIPTION = """\
+For every layer and denoising step: flow by softargmax of the HQ query of a frame and the HQ key of the next, against the
+true flow or that of a RAFT teacher on the clean frames. Prints the table (end-point error in pixels) and the best layers;
+writes OUT/zero_shot.json and OUT/zero_shot.png.
+
+LQ is a folder of frames (or a video). The true flow comes from --flow (files named after the first frame of each pair)
+or, as pseudo ground truth, from --teacher weights run on --hq (the clean frames; default: LQ itself)."""
+EXAMPLE = "daflow analyze clip --model tiny --teacher raft-small.safetensors --steps 2 -o analysis"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("lq", metavar="LQ", type=pathlib.Path, help="folder of degraded frames, or a video")
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        help="folder with transformer/, vae/, scheduler/ and prompt.safetensors; or 'tiny': an untrained model to try this",
+    )
+    parser.add_argument("--hq", metavar="HQ", type=pathlib.Path, help="clean frames of the same scene, for the teacher")
+    parser.add_argument("--teacher", metavar="W", type=pathlib.Path, help="RAFT weights for pseudo ground truth")
+    parser.add_argument("--flow", metavar="DIR", type=pathlib.Path, help="folder of true flow files")
+    parser.add_argument("--layers", metavar="I", type=int, nargs="+", help="layers, counted from 0 (default: all)")
+    parser.add_argument("--steps", metavar="N", type=int, default=10, help="denoising steps (default %(default)s)")
+    parser.add_argument("--frames", metavar="F", type=int, default=3, help="frames per clip (default %(default)s)")
+    parser.add_argument("--clips", metavar="N", type=int, help="stop after this many clips")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="divides the products of all heads (default: sqrt of the channels of a head, attention's own scale)",
+    )
+    parser.add_argument("--mode", choices=["global", "local"], default="global", help="see docs/ops/softargmax_flow.md")
+    parser.add_argument("--radius", type=int, metavar="R", help="cells that a match may lie away")
+    parser.add_argument("--iters", type=int, default=20, metavar="N", help="teacher's refinement steps")
+    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="torch device (default %(default)s)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("-o", "--output", metavar="OUT", type=pathlib.Path, default="daflow_analysis")
+    parser.add_argument("--json", action="store_true", help="print the JSON instead of the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..evaluate.zero_shot import analyze_clip, heat_map
+    from ..features.restoration import LiftedRestoration
+    from ..frames import open_frames, write_image
+    from ..frames._files import atomic_path
+
+    if (args.flow is None) == (args.teacher is None):
+        raise ValueError("give the truth by --flow DIR or by --teacher WEIGHTS, one of them")
+    if args.steps < 1 or args.frames < 2:
+        raise ValueError(f"--steps must be at least 1 and --frames at least 2, got {args.steps} and {args.frames}")
+    restoration = LiftedRestoration.load(args.model, dtype=getattr(torch, args.dtype), device=args.device)
+    depth = restoration.transformer.config.num_layers
+    layers = tuple(args.layers) if args.layers else tuple(range(depth))
+    if any(not 0 <= layer < depth for layer in layers):
+        raise ValueError(f"--layers {layers} are outside 0..{depth - 1}")
+    temperature = args.temperature or restoration.transformer.config.attention_head_dim**0.5
+    truth = _flow_files(args.flow) if args.flow else _teacher(args)
+
+    table = None
+    clips = _clips(open_frames(args.lq), args.frames)
+    total = args.clips
+    for index, (frames, names) in enumerate(tqdm(clips, desc="clips", unit="clip", total=total, disable=None)):
+        if args.clips is not None and index >= args.clips:
+            break
+        flow, valid = truth(frames, names)
+        found = analyze_clip(
+            restoration,
+            frames,
+            flow,
+            valid,
+            layers=layers,
+            num_inference_steps=args.steps,
+            temperature=temperature,
+            generator=torch.Generator().manual_seed(args.seed + index),
+            mode=args.mode,
+            radius=args.radius,
+        )
+        table = found if table is None else table + found
+    if table is None:
+        raise ValueError(f"{args.lq} holds fewer than {args.frames} frames")
+
+    record = {
+        "model": args.model,
+        "input": str(args.lq),
+        "layers": list(table.layers),
+        "timesteps": list(table.timesteps),
+        "epe_px": table.epe.tolist(),
+        "best_layers": table.best(),
+        "pixels": table.count,
+        "temperature": temperature,
+        "seed": args.seed,
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    with atomic_path(args.output / "zero_shot.json") as path:
+        path.write_text(json.dumps(record, indent=2))
+    write_image(args.output / "zero_shot.png", heat_map(table))
+    if args.json:
+        print(json.dumps(record))
+        return 0
+    print("end-point error (px); layer across, timestep down")
+    print("      t " + "".join(f"{layer:8d}" for layer in table.layers))
+    for timestep, row in zip(table.timesteps, table.epe.tolist(), strict=True):
+        print(f"{timestep:7.1f} " + "".join(f"{value:8.3f}" for value in row))
+    print(f"best layers: {', '.join(map(str, table.best()))}\n{args.output / 'zero_shot.png'}")
+    return 0
+
+
+def _clips(source, length: int):
+    """Consecutive clips that share their last and first frame, so that every pair is judged once."""
+    frames, names = [], []
+    for index, frame in enumerate(source):
+        frames.append(frame)
+        names.append(source.name(index))
+        if len(frames) == length:
+            yield torch.stack(frames), names
+            frames, names = frames[-1:], names[-1:]
+
+
+def _flow_files(folder: pathlib.Path):
+    from ..flow import read_flow
+    from ..flow.formats import SUFFIXES
+
+    def truth(frames, names):
+        flows, valids = [], []
+        for name in names[:-1]:
+            files = [folder / (name + suffix) for suffix in SUFFIXES.values() if (folder / (name + suffix)).is_file()]
+            if not files:
+                raise FileNotFoundError(f"{folder} holds no flow file for frame {name} (such as {name}.flo)")
+            flow, valid = read_flow(files[0], return_valid=True, unknown=0)
+            flows.append(flow)
+            valids.append(valid)
+        return torch.stack(flows), torch.stack(valids)
+
+    return truth
+
+
+def _teacher(args):
+    """Pseudo ground truth: RAFT on the clean frames of the same names or positions."""
+    from ..frames import InputPadder, open_frames
+    from ..models import RAFT
+
+    model = RAFT.from_pretrained(args.teacher).to(args.device)
+    clean = _clips(open_frames(args.hq), args.frames) if args.hq else None
+
+    @torch.no_grad()
+    def truth(frames, names):
+        hq = frames
+        if clean is not None:
+            hq, _ = next(clean, (None, None))
+            if hq is None or hq.shape != frames.shape:
+                found = "nothing" if hq is None else list(hq.shape)
+                raise ValueError(f"{args.hq}: the clean clip beside {names[0]} is {found}, expected {list(frames.shape)}")
+        padder = InputPadder(hq.shape)
+        first, second = padder.pad(hq[:-1].to(args.device), hq[1:].to(args.device))
+        flow = padder.unpad(model(first, second, iters=args.iters, test_mode=True)[1]).cpu()
+        return flow, torch.ones(flow.shape[0], *flow.shape[-2:], dtype=torch.bool)
+
+    return truth
