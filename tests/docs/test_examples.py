@@ -23,7 +23,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, example_files):
     namespace = {"__name__": "__main__"}
     for line, code in _blocks(page):
         # padded with empty lines, so that a traceback names the line of the page
-        exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)  # noqa: S102
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
 
 
 @pytest.fixture
