@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 # The demo's weights: WEIGHTS=..., else RAFT-small where it lies beside the repository.
 WEIGHTS ?= $(wildcard ../shared/weights/raft-small.pth)
 
+# Test processes, one thread each: small tensors gain nothing from more threads.
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+
 NATIVE := setup.py CMakeLists.txt pyproject.toml $(shell find _build csrc kernels/cuda -type f -not -name '*.pyc' | sort)
 
 .PHONY: demo test gpu bench lint clean
@@ -31,7 +34,7 @@ demo: $(VENV)/.built
 	$(BIN)/daflow demo $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 test: $(VENV)/.built
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 bench: $(VENV)/.built
 	$(BIN)/python -m benchmarks.run $(ARGS)

@@ -35,7 +35,9 @@ def cuda_choice(torch) -> tuple[bool, str]:
         return False, "CUDA library: not built, because DAFLOW_CUDA=0"
     if wanted == "1":
         if nvcc is None:
-            raise SystemExit("DAFLOW_CUDA=1 but nvcc is not on PATH nor in /usr/local/cuda/bin; install the CUDA toolkit")
+            raise SystemExit(
+                "DAFLOW_CUDA=1 but nvcc is not on PATH nor in /usr/local/cuda/bin; install the CUDA toolkit"
+            )
         return True, built
     if nvcc is None:
         return False, "CUDA library: not built, because nvcc was not found (DAFLOW_CUDA=1 to insist)"

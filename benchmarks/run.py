@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 1 if a result was wrong (and therefore not timed). A missed goal is reported, not an error."""
     options = _parser().parse_args(arguments)
     environment = timing.environment(options.device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides of a comparison
     sink = options.json or (_results_file(environment) if options.save else None)
     print(" | ".join(f"{key} {value}" for key, value in environment.items()))
     lines, failed = [], False

@@ -8,17 +8,28 @@ STABLE_TORCH_LIBRARY(daflow_ext, m) {
   // gradients of every level -> [B, C, H, W], channels-last memory
   m.def("corr_pyramid_backward(Tensor[] grads) -> Tensor");
   // fmap1 [B, C, H, W], L x [B, C, H_l, W_l], coords [B, (N,) 2, H, W], radius (y, x) -> [B, (N,) L * nx * ny, H, W]
-  m.def("corr_lookup(Tensor fmap1, Tensor[] fmap2_pyramid, Tensor coords, int[2] radius, *, float? scale=None, str order=\"xy\", ScalarType? out_dtype=None) -> Tensor");
+  m.def(
+      "corr_lookup(Tensor fmap1, Tensor[] fmap2_pyramid, Tensor coords, int[2] radius, *, float? scale=None, str "
+      "order=\"xy\", ScalarType? out_dtype=None) -> Tensor");
   // -> [grad_fmap1, grad_coords, *grad_pyramid]; an output that is not needed has no elements (the pyramid's: absent)
-  m.def("corr_lookup_backward(Tensor grad, Tensor fmap1, Tensor[] fmap2_pyramid, Tensor coords, int[2] radius, *, float? scale, str order, bool need_fmap1, bool need_pyramid, bool need_coords, bool deterministic) -> Tensor[]");
+  m.def(
+      "corr_lookup_backward(Tensor grad, Tensor fmap1, Tensor[] fmap2_pyramid, Tensor coords, int[2] radius, *, float? "
+      "scale, str order, bool need_fmap1, bool need_pyramid, bool need_coords, bool deterministic) -> Tensor[]");
   // L x [B, H, W, H_l, W_l], coords [B, (N,) 2, H, W], radius (y, x) -> [B, (N,) L * nx * ny, H, W]
-  m.def("volume_lookup(Tensor[] volume_pyramid, Tensor coords, int[2] radius, *, str order=\"xy\", ScalarType? out_dtype=None) -> Tensor");
+  m.def(
+      "volume_lookup(Tensor[] volume_pyramid, Tensor coords, int[2] radius, *, str order=\"xy\", ScalarType? "
+      "out_dtype=None) -> Tensor");
   // -> [grad_coords, *grad_volume]
-  m.def("volume_lookup_backward(Tensor grad, Tensor[] volume_pyramid, Tensor coords, int[2] radius, *, str order, bool need_volume, bool need_coords) -> Tensor[]");
+  m.def(
+      "volume_lookup_backward(Tensor grad, Tensor[] volume_pyramid, Tensor coords, int[2] radius, *, str order, bool "
+      "need_volume, bool need_coords) -> Tensor[]");
   // feat [B, C, H, W], coords [B, (G,) 2, Ho, Wo] -> [B, C, Ho, Wo]
-  m.def("bilinear_sample(Tensor feat, Tensor coords, *, str padding=\"zeros\", int groups=1, int sharpness=1) -> Tensor");
+  m.def(
+      "bilinear_sample(Tensor feat, Tensor coords, *, str padding=\"zeros\", int groups=1, int sharpness=1) -> Tensor");
   // -> [grad_feat, grad_coords]
-  m.def("bilinear_sample_backward(Tensor grad, Tensor feat, Tensor coords, *, str padding, int groups, int sharpness, bool need_feat, bool need_coords, bool deterministic) -> Tensor[]");
+  m.def(
+      "bilinear_sample_backward(Tensor grad, Tensor feat, Tensor coords, *, str padding, int groups, int sharpness, "
+      "bool need_feat, bool need_coords, bool deterministic) -> Tensor[]");
   // the instruction set the CPU kernels run on; setting it serves tests and benchmarks
   m.def("cpu_capability() -> str");
   m.def("set_cpu_capability(str name) -> ()");

@@ -21,8 +21,7 @@ using torch::stable::Tensor;
 
 inline std::string spell(const Tensor& tensor) {
   std::string text = "[";
-  for (int64_t dim = 0; dim < tensor.dim(); ++dim)
-    text += (dim ? ", " : "") + std::to_string(tensor.size(dim));
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) text += (dim ? ", " : "") + std::to_string(tensor.size(dim));
   return text + "]";
 }
 

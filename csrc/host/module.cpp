@@ -22,6 +22,7 @@ py::dict build_info() {
 PYBIND11_MODULE(_host, m) {
   m.doc() = "Host code of daflow_ext that speaks NumPy, not torch.";
   m.def("build_info", &build_info, "How the compiled libraries were built: compiler, torch headers, targets.");
-  m.def("cpu_capability", [] { return daflow::isa_name(daflow::best_isa()); },
-        "The best instruction set of this machine that the CPU kernels are compiled for.");
+  m.def(
+      "cpu_capability", [] { return daflow::isa_name(daflow::best_isa()); },
+      "The best instruction set of this machine that the CPU kernels are compiled for.");
 }

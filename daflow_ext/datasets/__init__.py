@@ -8,12 +8,12 @@ import pathlib
 from collections.abc import Callable
 
 from .base import BadItemError, Clip, FlowDataset, FlowSequence, LayoutError, Truth, collate, worker_init
+from .degradation import CLEAN, Degradation, degradations
 from .flyingchairs import FlyingChairs
 from .flyingthings3d import FlyingThings3D
 from .folder import Folder, YouHQ
 from .hd1k import HD1K
 from .kitti import Kitti2012, Kitti2015
-from .low_quality import item_seed
 from .middlebury import Middlebury
 from .pairs import Pairs
 from .sintel import Sintel
@@ -60,10 +60,12 @@ def open_dataset(name: str, root: str | pathlib.Path | None = None, **options) -
 
 
 __all__ = [
+    "CLEAN",
     "DATASETS",
     "HD1K",
     "BadItemError",
     "Clip",
+    "Degradation",
     "FlowDataset",
     "FlowSequence",
     "FlyingChairs",
@@ -83,7 +85,7 @@ __all__ = [
     "YouHQ",
     "collate",
     "dataset_class",
-    "item_seed",
+    "degradations",
     "open_dataset",
     "worker_init",
 ]

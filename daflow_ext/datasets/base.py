@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import cv2
@@ -105,7 +105,7 @@ class FlowDataset(torch.utils.data.Dataset):
         lq_root: folder with precomputed low-quality frames under the same relative paths; instead of ``degrade``.
         lq_window: how many frames are degraded together: "sequence" (all, as an evaluation set should be), or a number,
             at least the clip. None: the clip alone.
-        seed: decides every degradation, together with the names of data set, sequence and window.
+        seed: decides every degradation, together with the names of sequence and window.
     Raises:
         LayoutError: ``root`` is not this data set. While indexing: :class:`BadItemError`.
     """
@@ -260,9 +260,15 @@ def numbered(folder: pathlib.Path, pattern: str) -> dict[int, pathlib.Path]:
     return dict(sorted(found.items()))
 
 
-def complete(found: Mapping[int, pathlib.Path], path_of: Callable[[int], pathlib.Path]) -> ImageFrames:
-    """Frames from the first to the last number found; a gap keeps its place, so that reading it names the file."""
-    return ImageFrames([found.get(number) or path_of(number) for number in range(min(found), max(found) + 1)])
+def complete(
+    found: Mapping[int, pathlib.Path], path_of: Callable[[int], pathlib.Path], also: Iterable[int] = ()
+) -> ImageFrames:
+    """Frames from the first to the last number; a missing one keeps its place, so that reading it names the file.
+
+    ``also`` are numbers that must exist, because there is truth for them.
+    """
+    numbers = {*found, *also}
+    return ImageFrames([found.get(number) or path_of(number) for number in range(min(numbers), max(numbers) + 1)])
 
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -62,10 +62,11 @@ FlyingThings3D/
         if not folder.is_dir():
             raise self.layout_error(f"the folder {folder} is missing")
         images = next(iter(found.values())).parent
-        frames = complete(found, lambda number: images / f"{number:04d}.png")
+        word = "Future" if direction == "into_future" else "Past"
+        known = numbered(folder, rf"OpticalFlowInto{word}_(\d{{4}})_[LR]\.pfm")
+        frames = complete(found, lambda number: images / f"{number:04d}.png", known)
         if direction == "into_past":
             frames = type(frames)(frames.files[::-1])
-        word = "Future" if direction == "into_future" else "Past"
         truth = {
             pair: Truth(folder / f"OpticalFlowInto{word}_{frames.name(pair)}_{camera[0].upper()}.pfm")
             for pair in range(len(frames) - 1)

@@ -1,5 +1,6 @@
 """HD1K: real driving scenes at 2560x1080 with sparse flow and its uncertainty."""
 
+import pathlib
 import re
 
 from .base import FlowDataset, FlowSequence, Truth, complete
@@ -22,16 +23,23 @@ HD1K/
     def find_sequences(self) -> list[FlowSequence]:
         images = self.need_folder("hd1k_input", "image_2")
         flows = self.need_folder("hd1k_flow_gt", "flow_occ")
-        groups: dict[str, dict] = {}
-        for path in sorted(images.iterdir()):
-            match = re.fullmatch(r"(\d{6})_(\d{4})\.png", path.name)
-            if match:
-                groups.setdefault(match[1], {})[int(match[2])] = path
+        groups, truths = _by_sequence(images), _by_sequence(flows)
         if not groups:
             raise self.layout_error(f"{images} has no NNNNNN_FFFF.png")
         sequences = []
         for group, found in groups.items():
-            frames = complete(found, lambda number, group=group: images / f"{group}_{number:04d}.png")
+            known = truths.get(group, {})
+            frames = complete(found, lambda number, group=group: images / f"{group}_{number:04d}.png", known)
             truth = {pair: Truth(flows / f"{frames.name(pair)}.png") for pair in range(len(frames) - 1)}
             sequences.append(FlowSequence(group, frames, truth))
         return sequences
+
+
+def _by_sequence(folder: pathlib.Path) -> dict[str, dict[int, pathlib.Path]]:
+    """Files NNNNNN_FFFF.png by sequence and frame."""
+    groups: dict[str, dict[int, pathlib.Path]] = {}
+    for path in sorted(folder.iterdir()):
+        match = re.fullmatch(r"(\d{6})_(\d{4})\.png", path.name)
+        if match:
+            groups.setdefault(match[1], {})[int(match[2])] = path
+    return groups

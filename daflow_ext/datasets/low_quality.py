@@ -1,6 +1,5 @@
 """The low-quality side of a clip: degraded on the fly, or read from a folder made before."""
 
-import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from ..frames.degrade import clip_seed
 from ..frames.io import IMAGE_SUFFIXES
 from .sources import FrameSource, ImageFrames, VideoFrames
 
@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from .base import FlowSequence
 
 Degrade = Callable[[np.ndarray, int], np.ndarray]
-
-
-def item_seed(seed: int, *names: object) -> int:
-    """A 63-bit seed that depends on all arguments and on nothing else (no process, no order of reading)."""
-    digest = hashlib.sha256("\0".join(map(str, (seed, *names))).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 class LowQuality:
@@ -48,7 +42,7 @@ class LowQuality:
             raise ValueError(f"{dataset}: give degrade or lq_root, not both")
         if lq_root is not None:
             return Precomputed(root, pathlib.Path(lq_root))
-        return None if degrade is None else Degraded(dataset, degrade, window, seed)
+        return None if degrade is None else Degraded(degrade, window, seed)
 
     def __call__(self, sequence: "FlowSequence", first: int, frames: np.ndarray) -> np.ndarray:
         """Low quality of ``frames``, which begin at position ``first`` of the sequence."""
@@ -58,8 +52,8 @@ class LowQuality:
 class Degraded(LowQuality):
     """Degrades a window of the sequence and cuts the clip from it; the last window is kept."""
 
-    def __init__(self, dataset: str, degrade: Degrade, window: int | str | None, seed: int):
-        self.dataset, self.degrade, self.window, self.seed = dataset, degrade, window, seed
+    def __init__(self, degrade: Degrade, window: int | str | None, seed: int):
+        self.degrade, self.window, self.seed = degrade, window, seed
         self._kept: tuple[tuple, np.ndarray] | None = None
 
     def __getstate__(self) -> dict:
@@ -70,7 +64,7 @@ class Degraded(LowQuality):
         key = (sequence.name, start, stop, self.epoch)
         if self._kept is None or self._kept[0] != key:
             whole = frames if stop - start == len(frames) else sequence.frames.read(start, stop)
-            self._kept = key, self._degrade(whole, key)
+            self._kept = key, self._degrade(whole, self._seed(sequence, start, stop))
         return self._kept[1][first - start : first - start + len(frames)]
 
     def _window(self, length: int, first: int, count: int) -> tuple[int, int]:
@@ -84,8 +78,14 @@ class Degraded(LowQuality):
         start = min(first // step * step, length - size)
         return start, start + size
 
-    def _degrade(self, frames: np.ndarray, key: tuple) -> np.ndarray:
-        result = np.asarray(self.degrade(frames, item_seed(self.seed, self.dataset, *key)))
+    def _seed(self, sequence: "FlowSequence", start: int, stop: int) -> int:
+        """Of a whole sequence: the seed that ``daflow degrade`` gives a clip of that name, so that pixels agree."""
+        if (start, stop, self.epoch) == (0, len(sequence.frames), 0):
+            return clip_seed(self.seed, sequence.name)
+        return clip_seed(self.seed, f"{sequence.name}/{start}-{stop}/{self.epoch}")
+
+    def _degrade(self, frames: np.ndarray, seed: int) -> np.ndarray:
+        result = np.asarray(self.degrade(frames, seed))
         if result.shape != frames.shape or result.dtype != np.uint8:
             raise TypeError(
                 f"degrade must return uint8 {frames.shape} for such frames, it returned {result.dtype} {result.shape}"
@@ -128,7 +128,7 @@ class Precomputed(LowQuality):
             return ImageFrames([self._image(path) for path in mirrored], frames.names)
         if mirrored[0].is_file():
             return VideoFrames(mirrored[0])
-        folder = mirrored[0].with_suffix("")
+        folder = mirrored[0] if mirrored[0].is_dir() else mirrored[0].with_suffix("")
         if not folder.is_dir():
             raise ValueError(f"neither the video {mirrored[0]} nor the folder of frames {folder} exists")
         return ImageFrames(sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES))

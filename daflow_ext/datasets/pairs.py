@@ -3,8 +3,11 @@
 import collections
 import csv
 import pathlib
+import zipfile
 
-from .base import FlowDataset, FlowSequence, PathLike, Truth
+import numpy as np
+
+from .base import FlowDataset, FlowSequence, PathLike, Truth, read_mask
 from .sources import ImageFrames
 
 COLUMNS = ("name", "sequence", "image1", "image2", "flow")
@@ -14,8 +17,9 @@ class Pairs(FlowDataset):
     """Pairs from a CSV file whose paths are relative to ``root``.
 
     Columns: ``name`` (unique), ``sequence`` (pairs that belong together; confidence intervals resample these),
-    ``image1``, ``image2``, ``flow`` (empty: no truth) and optionally ``occluded`` (an image, white = occluded) and
-    ``pad`` ("sintel" or "kitti": how the frames are padded for the network).
+    ``image1``, ``image2``, ``flow`` (empty: no truth). Optional: ``occluded`` (a mask, white = occluded), ``valid`` (a
+    mask, white = scored, beside what the flow file says), ``pad`` ("sintel" or "kitti": how a network pads the frames).
+    A mask is an image or an array in an .npz file, as ``FILE.npz:NAME``.
     """
 
     name = "pairs"
@@ -50,10 +54,30 @@ pairs.csv:
 
     def _sequence(self, row: dict[str, str]) -> FlowSequence:
         frames = ImageFrames([self.root / row["image1"], self.root / row["image2"]])
-        masks = {"occluded": self.root / row["occluded"]} if row.get("occluded") else {}
+        masks = {name: self.root / row[name] for name in ("occluded", "valid") if row.get(name)}
         truth = {0: Truth(self.root / row["flow"], masks)} if row["flow"] else {}
         pad = row.get("pad") or self.pad_mode
         return FlowSequence(row["name"], frames, truth, group=row["sequence"], pad_mode=pad)
 
+    def read_truth(self, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
+        flow, valid = super().read_truth(truth)
+        return flow, valid & _mask(truth.masks["valid"]) if "valid" in truth.masks else valid
+
+    def read_masks(self, truth: Truth, valid: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: _mask(path) for name, path in truth.masks.items() if name != "valid"}
+
     def item_name(self, index: int) -> str:
         return self._item(index)[0].name
+
+
+def _mask(path: pathlib.Path) -> np.ndarray:
+    """A mask image, or an array of an .npz file, as bool [H, W]."""
+    file, colon, name = path.name.partition(".npz:")
+    if not colon:
+        return read_mask(path)
+    archive = path.with_name(f"{file}.npz")
+    try:
+        with np.load(archive, allow_pickle=False) as arrays:
+            return arrays[name].astype(bool)
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{archive} has no readable array {name!r} ({error})") from error

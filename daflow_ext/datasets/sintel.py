@@ -45,11 +45,15 @@ Sintel/
             found = numbered(scene, r"frame_(\d+)\.png")
             if not found:
                 raise self.layout_error(f"{scene} has no frame_XXXX.png")
-            frames = complete(found, lambda number, scene=scene: scene / f"frame_{number:04d}.png")
-            truth = {}
+            known: set[int] = set()
             if flows:
                 if not (flows / scene.name).is_dir():
                     raise self.layout_error(f"the scene {scene.name} has frames, but {flows / scene.name} is missing")
+                starts = numbered(flows / scene.name, r"frame_(\d+)\.flo")
+                known = {number + step for number in starts for step in (0, 1)}
+            frames = complete(found, lambda number, scene=scene: scene / f"frame_{number:04d}.png", known)
+            truth = {}
+            if flows:
                 for pair in range(len(frames) - 1):
                     stem = frames.name(pair)
                     truth[pair] = Truth(

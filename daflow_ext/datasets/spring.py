@@ -66,22 +66,24 @@ spring/
         return sequences
 
     def _sequence(self, scene: pathlib.Path, camera: str, direction: str, found: dict) -> FlowSequence:
-        numbers = range(min(found), max(found) + 1)
-        path_of = (scene / f"frame_{camera}" / "frame_{}_{:04d}.png").as_posix()
-        frames = complete(found, lambda number: pathlib.Path(path_of.format(camera, number)))
-        if direction == "BW":
-            frames = type(frames)(frames.files[::-1])
-            numbers = numbers[::-1]
-        kind = f"{direction}_{camera}"
-        truth = {}
+        kind, step = f"{direction}_{camera}", 1 if direction == "FW" else -1
+        flows, known = scene / f"flow_{kind}", set()
         if self.split == "training":
-            flows = scene / f"flow_{kind}"
             if not flows.is_dir():
                 raise self.layout_error(f"the folder {flows} is missing")
+            starts = numbered(flows, rf"flow_{kind}_(\d{{4}})\.flo5")
+            known = {number + offset for number in starts for offset in (0, step)}
+        images = scene / f"frame_{camera}"
+        frames = complete(found, lambda number: images / f"frame_{camera}_{number:04d}.png", known)
+        if direction == "BW":
+            frames = type(frames)(frames.files[::-1])
+        truth = {}
+        if self.split == "training":
             masks = self._masks(scene / "maps", kind, camera)
-            for pair, number in enumerate(numbers[:-1]):
-                files = {name: folder / f"{folder.name}_{number:04d}.png" for name, folder in masks.items()}
-                truth[pair] = Truth(flows / f"flow_{kind}_{number:04d}.flo5", files)
+            for pair in range(len(frames) - 1):
+                number = frames.name(pair)[-4:]
+                files = {name: folder / f"{folder.name}_{number}.png" for name, folder in masks.items()}
+                truth[pair] = Truth(flows / f"flow_{kind}_{number}.flo5", files)
         return FlowSequence(f"{scene.name}/{kind}", frames, truth, group=scene.name)
 
     @staticmethod

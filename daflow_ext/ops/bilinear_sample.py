@@ -28,8 +28,8 @@ def bilinear_sample(
     positions p on an s-times larger grid: nearest upsampling by s, bilinear sampling there.
 
     Shapes:
-        feat: [B, C, H, W], any strides. coords: [B, 2, Ho, Wo], or [B, G, 2, Ho, Wo] with ``groups=G``: group g of C / G
-        consecutive channels is read at coords[:, g]. Returns [B, C, Ho, Wo] in the dtype of feat, channels_last in
+        feat: [B, C, H, W], any strides. coords: [B, 2, Ho, Wo], or [B, G, 2, Ho, Wo] with ``groups=G``: group g of
+        C / G consecutive channels is read at coords[:, g]. Returns [B, C, Ho, Wo] in the dtype of feat, channels_last in
         memory if feat is; with ``mask=True`` also bool [B, G, Ho, Wo], True where 0 <= x <= W-1 and 0 <= y <= H-1.
     Units:
         coords in pixels of feat, channel 0 = x to the right, channel 1 = y down, float32.
@@ -47,7 +47,9 @@ def bilinear_sample(
     if not isinstance(groups, int) or groups < 1 or feat.shape[1] % groups:
         raise ValueError(f"bilinear_sample: groups must divide the {feat.shape[1]} channels of feat, got {groups!r}")
     if (coords.shape[1] if coords.dim() == 5 else 1) != groups:
-        raise ValueError(f"bilinear_sample: groups={groups} needs coords [B, {groups}, 2, Ho, Wo], got {_check.spell(coords)}")
+        raise ValueError(
+            f"bilinear_sample: groups={groups} needs coords [B, {groups}, 2, Ho, Wo], got {_check.spell(coords)}"
+        )
     if not isinstance(sharpness, int) or sharpness < 1:
         raise ValueError(f"bilinear_sample: sharpness must be an integer >= 1, got {sharpness!r}")
     run = implementation("bilinear_sample", backend, feat.device)

@@ -21,7 +21,8 @@ def volume_lookup(
 
     Worth its memory on small grids with many iterations; :class:`daflow_ext.CorrBlock` decides.
 
-    Equivalent to: ``corr_lookup`` with ``volume_pyramid[l][b, y, x] = scale * <fmap1[b, :, y, x], fmap2_pyramid[l][b]>``.
+    Equivalent to: ``corr_lookup`` where ``volume_pyramid[l][b, y, x]`` is ``scale * <fmap1[b, :, y, x],
+    fmap2_pyramid[l][b]>``.
 
     Shapes:
         volume_pyramid: L tensors [B, H, W, H_l, W_l], any strides.

@@ -45,10 +45,8 @@ def inside_mask(coords: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def _taps(position: torch.Tensor, size: int, padding: str, sharpness: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Left tap and the weight of the right one: fraction t through the ramp clamp(s (t - 1/2) + 1/2, 0, 1)."""
-    if padding == "border":
-        position = position.clamp(0, max(size - 1, 0))
-    else:
-        position = position.clamp(-2, size + 1)  # zero there already; keeps the integers small
+    # zeros: two pixels outside everything is zero already; clamping keeps the integers small
+    position = position.clamp(0, max(size - 1, 0)) if padding == "border" else position.clamp(-2, size + 1)
     first = position.detach().floor()
     weight = position - first
     if sharpness != 1:

@@ -27,9 +27,7 @@ def volume_lookup(
     return (out[:, 0] if coords.dim() == 4 else out).contiguous()
 
 
-def _level_window(
-    volume: torch.Tensor, x: torch.Tensor, y: torch.Tensor, radius_x: int, radius_y: int
-) -> torch.Tensor:
+def _level_window(volume: torch.Tensor, x: torch.Tensor, y: torch.Tensor, radius_x: int, radius_y: int) -> torch.Tensor:
     """sum of the four integer taps around (x + i, y + j), weighted; taps outside the level are zero."""
     batch, height, width, level_height, level_width = volume.shape
     accumulate = torch.float64 if volume.dtype == torch.float64 else torch.float32

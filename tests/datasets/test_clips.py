@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from daflow_ext import datasets
-from daflow_ext.datasets import BadItemError, ImageFrames, VideoFrames, collate, item_seed
+from daflow_ext.datasets import BadItemError, ImageFrames, VideoFrames, collate
+from daflow_ext.frames import write_image
+from daflow_ext.frames.degrade import clip_seed, corrupt, evaluation_set, get_config
 
 
 def shift(frames, seed):
@@ -42,6 +44,28 @@ def test_a_missing_neighbour_keeps_its_place(trees, tmp_path):
     assert dataset[0].frames[:, 0, 0, 0].tolist() == [1, 2]
     assert "frame_0003.png does not exist" in bad(dataset, 1)
     assert "frame_0003.png does not exist" in bad(dataset, 2)
+
+
+@pytest.mark.parametrize(
+    ("maker", "name", "missing", "item"),
+    [
+        ("sintel", "sintel-clean", "training/clean/alley_1/frame_0001.png", 0),
+        ("sintel", "sintel-clean", "training/clean/alley_1/frame_0004.png", 2),
+        ("spring", "spring", "train/0001/frame_left/frame_left_0003.png", 2),
+        ("spring", "spring", "train/0001/frame_left/frame_left_0001.png", 0),
+        ("hd1k", "hd1k", "hd1k_input/image_2/000000_0002.png", 1),
+        ("flyingthings3d", "flyingthings3d-clean", "frames_cleanpass/TRAIN/A/0000/left/0008.png", 1),
+        ("middlebury", "middlebury", "other-data/Venus/frame11.png", 1),
+        ("kitti", "kitti-2015", "training/image_2/000001_11.png", 1),
+    ],
+)
+def test_a_missing_first_or_last_frame_is_noticed_by_its_truth(trees, tmp_path, maker, name, missing, item):
+    root = getattr(trees, maker)(tmp_path)
+    count = len(datasets.open_dataset(name, root))
+    (root / missing).unlink()
+    dataset = datasets.open_dataset(name, root)
+    assert len(dataset) == count
+    assert f"{missing} does not exist" in bad(dataset, item)
 
 
 def test_a_missing_or_truncated_flow_is_named(trees, tmp_path):
@@ -81,11 +105,11 @@ def test_a_damaged_video_is_named(trees, tmp_path):
 
 def test_bad_items_survive_a_loaders_worker(trees, tmp_path):
     root = trees.sintel(tmp_path)
-    (root / "training/clean/alley_1/frame_0001.png").unlink()
     (root / "training/clean/alley_1/frame_0003.png").unlink()
-    loader = torch.utils.data.DataLoader(datasets.Sintel(root), batch_size=None, num_workers=1)
+    loader = iter(torch.utils.data.DataLoader(datasets.Sintel(root), batch_size=None, num_workers=1))
+    assert next(loader).meta["name"] == "alley_1/frame_0001"
     with pytest.raises(BadItemError, match=r"alley_1/frame_0002: .*frame_0003\.png does not exist"):
-        next(iter(loader))
+        next(loader)
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------
@@ -143,7 +167,7 @@ def test_a_window_is_degraded_together(trees, tmp_path):
     whole = datasets.Sintel(root, degrade=watch, lq_window="sequence")
     clips = [whole[index] for index in range(5)]
     assert [frames for frames, _ in seen] == [[1, 2, 3, 4, 5, 6]], "once for the whole sequence"
-    assert seen[0][1] == item_seed(0, "sintel", "alley_1", 0, 6, 0)
+    assert seen[0][1] == clip_seed(0, "alley_1")
     for clip in clips:
         assert np.array_equal(clip.lq, clip.frames // 2 + seen[0][1] % 50 + 6)
     seen.clear()
@@ -152,6 +176,66 @@ def test_a_window_is_degraded_together(trees, tmp_path):
     assert [frames for frames, _ in seen] == [[1, 2, 3, 4], [3, 4, 5, 6]]
     assert [clip.inputs.shape[0] for clip in clips] == [2] * 5
     assert clips[4].frames[:, 0, 0, 0].tolist() == [5, 6]
+
+
+def test_a_whole_sequence_gets_the_pixels_of_daflow_degrade(tmp_path):
+    generator = np.random.default_rng(0)
+    for scene in ("alley_1", "market_2"):
+        for number in (1, 2, 3):
+            coarse = torch.from_numpy(generator.integers(0, 256, (3, 8, 12), np.uint8))
+            path = tmp_path / f"hq/training/clean/{scene}/frame_{number:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, coarse.repeat_interleave(8, 1).repeat_interleave(8, 2))
+        (tmp_path / "hq/training/flow" / scene).mkdir(parents=True)
+    settings = evaluation_set.Settings(config=get_config(3), seed=7)
+    evaluation_set.make_set(tmp_path / "hq/training/clean", tmp_path / "lq/training/clean", settings)
+    options = {"degrade": datasets.Degradation("level3", "level3"), "lq_window": "sequence", "seed": 7}
+    flying = datasets.Sintel(tmp_path / "hq", **options)
+    stored = datasets.Sintel(tmp_path / "hq", lq_root=tmp_path / "lq")
+    for index in (0, 1, 3):
+        ours = flying.low_quality(*_clip_of(flying, index))
+        theirs = stored.low_quality(*_clip_of(stored, index))
+        assert np.array_equal(ours, theirs)
+        assert not np.array_equal(ours, _clip_of(flying, index)[2])
+
+
+def _clip_of(dataset, index):
+    """What the low-quality side is asked for: sequence, first frame, frames."""
+    number, pair = dataset.items[index]
+    sequence = dataset.sequences[number]
+    return sequence, pair, sequence.frames.read(pair, pair + 2)
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("3", ["level3"]),
+        ("level3", ["level3"]),
+        ("levels", [f"level{n}" for n in range(1, 6)]),
+        ("realbasicvsr", ["realbasicvsr"]),
+        ("fog", ["fog:3"]),
+        ("fog:5", ["fog:5"]),
+    ],
+)
+def test_words_for_degradations(word, names):
+    assert [one.name for one in datasets.degradations(word)] == names
+
+
+def test_all_corruptions_are_the_twenty_of_robustspring():
+    found = datasets.degradations("corruptions:2")
+    assert len(found) == 20
+    assert {one.severity for one in found} == {2}
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    fog = next(one for one in found if one.name == "fog:2")
+    assert np.array_equal(fog(frames, 5), corrupt(frames, "fog", 2, 5))
+
+
+@pytest.mark.parametrize("word", ["6", "fogg", "fog:9", "level3:2", "levels:1", ""])
+def test_unknown_degradations_list_what_exists(word):
+    with pytest.raises(
+        ValueError, match=r"no degradation .* expected a level 1\.\.5, levels, a preset \(realbasicvsr, "
+    ):
+        datasets.degradations(word)
 
 
 def test_an_epoch_changes_the_degradation(trees, tmp_path):

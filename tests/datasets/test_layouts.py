@@ -263,6 +263,13 @@ def test_pairs_of_a_list(trees, tmp_path):
     assert (clip.meta["sequence"], clip.meta["pad_mode"]) == ("s", "kitti")
     assert clip.masks["occluded"].sum() == 5 * trees.HEIGHT
     assert dataset[1].flow is None
+    np.savez(tmp_path / "extra.npz", seen=np.arange(trees.WIDTH) < np.full((trees.HEIGHT, 1), 7))
+    row = "name,sequence,image1,image2,flow,valid\none,s,a.png,b.png,ab.flo,extra.npz:{}\n"
+    listing.write_text(row.format("seen"))
+    assert datasets.Pairs(tmp_path, pairs=listing)[0].valid.sum() == 7 * trees.HEIGHT
+    listing.write_text(row.format("unseen"))
+    with pytest.raises(BadItemError, match=r"extra\.npz has no readable array 'unseen'"):
+        datasets.Pairs(tmp_path, pairs=listing)[0]
     listing.write_text("name,image1,image2,flow\n")
     with pytest.raises(LayoutError, match="has no column sequence"):
         datasets.Pairs(tmp_path, pairs=listing)

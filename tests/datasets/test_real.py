@@ -1,5 +1,7 @@
 """The same loaders on real files, linked into the publishers' layouts."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -73,12 +75,12 @@ def test_folder_of_videos(data):
     assert dataset[first].frames.dtype == np.uint8
 
 
-def test_pairs_of_frames_with_npz_truth(data, tmp_path):
-    listing = tmp_path / "pairs.csv"
-    listing.write_text(
-        "name,sequence,image1,image2,flow\n"
-        "airsim,airsim,airsim/000000_887749_rgb.png,airsim/000010_889036_rgb.png,airsim/derived_flow_000000_000010.npz\n"
-    )
-    clip = datasets.Pairs(data, pairs=listing)[0]
-    assert clip.frames.shape == (2, 384, 512, 3)
-    assert 0.5 < clip.valid.mean() < 1
+def test_the_listed_real_pairs(data):
+    listing = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "real_pairs.csv"
+    dataset = datasets.Pairs(data, pairs=listing)
+    counts = {dataset[index].meta["name"]: int(dataset[index].valid.sum()) for index in range(len(dataset))}
+    assert counts["RubberWhale"] == 222970
+    assert counts["kitti/000010"] == 111664
+    assert counts["alley_1/clean/2"] == 446464
+    visible = np.load(data / "airsim/derived_flow_000000_000010.npz")["visible"]
+    assert counts["airsim"] == visible.sum()

@@ -95,7 +95,12 @@ def test_cuda_insisted_without_nvcc_is_one_clear_sentence(source, python, tmp_pa
     if shutil.which("nvcc", path=environment["PATH"]) or pathlib.Path("/usr/local/cuda/bin/nvcc").exists():
         pytest.skip("nvcc is installed in a place that cannot be hidden")
     result = subprocess.run(
-        [python, "setup.py", "-q", "build_ext", "--inplace"], cwd=source, env=environment, capture_output=True, text=True, check=False
+        [python, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=source,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode != 0
     assert "DAFLOW_CUDA=1 but nvcc" in result.stderr

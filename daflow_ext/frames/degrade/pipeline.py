@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import itertools
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import cv2
@@ -39,9 +40,9 @@ class ClipRecord:
 class _Backend(NamedTuple):
     """The pixel stages, and the ways in and out of their frame type."""
 
-    stages: object
-    enter: object  # uint8 [H, W, 3] -> frame
-    leave: object  # frame -> uint8 [H, W, 3]
+    stages: ModuleType
+    enter: Callable  # uint8 [H, W, 3] -> frame
+    leave: Callable  # frame -> uint8 [H, W, 3]
 
 
 def _backend(device: str | torch.device | None) -> _Backend:
@@ -203,7 +204,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def map_processes(function, items: Iterable, workers: int) -> Iterator:
+def map_processes(function: Callable, items: Iterable, workers: int) -> Iterator:
     """``function(item)`` for each item, in order, in ``workers`` processes; 1 or fewer stays in this one.
 
     At most twice as many items as workers are under way, so that long inputs and results do not pile up.

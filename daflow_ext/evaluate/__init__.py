@@ -1,0 +1,20 @@
+"""Scores, tables, uploads and pseudo truth, from data sets and models."""
+
+from .predictors import Predictor, RaftPredictor, ZeroPredictor
+from .records import RecordFile
+from .runner import score_clip, validate
+from .summary import Row, csv_table, differences, screen_table, summarize
+
+__all__ = [
+    "Predictor",
+    "RaftPredictor",
+    "RecordFile",
+    "Row",
+    "ZeroPredictor",
+    "csv_table",
+    "differences",
+    "score_clip",
+    "screen_table",
+    "summarize",
+    "validate",
+]
