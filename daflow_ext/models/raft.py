@@ -208,7 +208,7 @@ class RAFT(nn.Module):
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:
-    """The faster one for convolutions: channels_last on the CPU saves 15 % in the context encoder, 3 % in updates."""
+    """The faster one for the context encoder and the update: channels_last on the CPU (measured at 440 x 1024)."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
