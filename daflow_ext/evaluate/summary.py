@@ -135,7 +135,7 @@ def differences(
 
 
 def robustness_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Per model, RobustSpring's plain mean of the robustness scores over the degraded levels, where there are several."""
+    """Per model, RobustSpring's plain mean of its robustness scores over the degraded levels, if there are several."""
     found = {}
     for model in dict.fromkeys(row.model for row in rows):
         scored = {row.level: row.extra for row in rows if row.model == model and ROBUSTNESS[0] in row.extra}
