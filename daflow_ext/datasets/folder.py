@@ -4,11 +4,10 @@ import os
 import pathlib
 
 from ..flow.formats import SUFFIXES
+from ..frames.degrade.evaluation_set import VIDEO_SUFFIXES
 from ..frames.io import IMAGE_SUFFIXES, _natural_key, read_image
 from .base import FlowDataset, FlowSequence, PathLike, Truth
 from .sources import FrameSource, ImageFrames, VideoFrames
-
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
 class Folder(FlowDataset):
