@@ -37,7 +37,6 @@ def can_run(op: str, backend: str, device: torch.device | str | None = None) -> 
     return True, ""
 
 
-@torch.compiler.assume_constant_result  # torch.compile bakes the choice in; it cannot trace the log line
 def resolve(op: str, backend: str, device: torch.device) -> str:
     """The backend that will run: ``backend`` itself, or the choice of ``auto`` (``DAFLOW_BACKEND`` overrides it).
 
@@ -53,6 +52,11 @@ def resolve(op: str, backend: str, device: torch.device) -> str:
     if not able:
         raise RuntimeError(f"{op}: backend {backend!r} cannot run: {reason}")
     return backend
+
+
+# torch.compile bakes the choice in; it cannot trace the log line. This is what torch.compiler.assume_constant_result
+# does, but that imports the whole compiler and doubles the time of `import daflow_ext`.
+resolve._dynamo_marked_constant = True
 
 
 @functools.cache
