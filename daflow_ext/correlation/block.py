@@ -59,7 +59,9 @@ class CorrBlock:
             raise ValueError(f"CorrBlock: memory must be one of {', '.join(MEMORY)}, got {memory!r}")
         _check.output_dtype("CorrBlock", out_dtype, fmap1.device)
         self.backend, self.out_dtype = backend, out_dtype
-        self.fmap1 = fmap1.contiguous(memory_format=torch.channels_last)  # once, not per lookup
+        # The forward CPU kernel reads any layout; CUDA's and the backward would copy to this one at every lookup.
+        as_it_is = fmap1.device.type == "cpu" and not fmap1.requires_grad
+        self.fmap1 = fmap1 if as_it_is else fmap1.contiguous(memory_format=torch.channels_last)
         self.fmap2_pyramid = _pyramid(fmap2, self.num_levels, backend)
         self.memory = self._choose_memory(lookups) if memory == "auto" else memory
         self._volumes: list[torch.Tensor] | None = None
