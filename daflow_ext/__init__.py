@@ -1,8 +1,8 @@
 """daflow_ext: optical flow for real video; compiled correlation and sampling kernels, RAFT on top.
 
-    from daflow_ext import CorrBlock            # drop-in for RAFT's and its descendants'
-    from daflow_ext import RAFT, InputPadder    # flow; `daflow infer` does it on the command line
-    from daflow_ext import ops, reference       # the kernels, and their statement in plain PyTorch
+from daflow_ext import CorrBlock            # drop-in for RAFT's and its descendants'
+from daflow_ext import RAFT, InputPadder    # flow; `daflow infer` does it on the command line
+from daflow_ext import ops, reference       # the kernels, and their statement in plain PyTorch
 """
 
 from . import ops, reference

@@ -53,7 +53,6 @@ def can_run(op: str, backend: str, device: torch.device | str | None = None) -> 
     return True, ""
 
 
-@torch.compiler.assume_constant_result  # torch.compile bakes the choice in; it cannot trace the log line
 def resolve(op: str, backend: str, device: torch.device) -> str:
     """The backend that will run: ``backend`` itself, or the choice of ``auto`` (``DAFLOW_BACKEND`` overrides it).
 
@@ -62,13 +61,21 @@ def resolve(op: str, backend: str, device: torch.device) -> str:
         RuntimeError: the named backend cannot run here; the message says why.
     """
     if backend == "auto":
-        backend = os.environ.get("DAFLOW_BACKEND", "auto")
+        named = os.environ.get("DAFLOW_BACKEND", "auto")
+        if named != "auto" and named not in BACKENDS:
+            raise ValueError(f"DAFLOW_BACKEND={named} is unknown; expected one of auto, {', '.join(BACKENDS)}")
+        backend = named if named in OPS[op] else "auto"  # an op without that backend chooses for itself
     if backend == "auto":
         return _automatic(op, device.type)
     able, reason = can_run(op, backend, device)
     if not able:
         raise RuntimeError(f"{op}: backend {backend!r} cannot run: {reason}")
     return backend
+
+
+# torch.compile bakes the choice in; it cannot trace the log line. This is what torch.compiler.assume_constant_result
+# does, but that imports the whole compiler and doubles the time of `import daflow_ext`.
+resolve._dynamo_marked_constant = True
 
 
 # What `auto` tries, in this order.

@@ -58,3 +58,10 @@ def test_environment_names_the_backend():
     assert "backend 'cuda' cannot run" in result.stderr
     assert _run(DAFLOW_BACKEND="reference").returncode == 0
     assert "DAFLOW_LOG=loud is not understood" in _run(DAFLOW_LOG="loud").stderr
+
+
+def test_importing_the_package_leaves_the_compiler_alone():
+    """torch._dynamo takes as long to import as torch itself."""
+    code = "import sys, daflow_ext.cli; daflow_ext.cli.build_parser(); print('torch._dynamo' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

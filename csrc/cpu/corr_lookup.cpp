@@ -60,7 +60,8 @@ void advise_huge_pages(const Tensor& tensor) {
 }
 
 FeatureMap feature_map(const Tensor& map) {
-  return {map.data_ptr(), map.size(2), map.size(3), map.stride(0), map.stride(2), map.stride(3)};
+  const int64_t stride_c = map.size(1) == 1 ? 1 : map.stride(1);
+  return {map.data_ptr(), map.size(2), map.size(3), map.stride(0), stride_c, map.stride(2), map.stride(3)};
 }
 
 // A [B, (N,) K, H, W].
@@ -116,7 +117,7 @@ Arguments check_arguments(const char* name, const Tensor& fmap1, const std::vect
     args.pyramid.push_back(channels_last(level));
     args.levels.push_back(feature_map(args.pyramid.back()));
   }
-  args.fmap1 = channels_last(fmap1);
+  args.fmap1 = fmap1;
   op.dtype = element_of(fmap1.scalar_type());
   op.batch = fmap1.size(0);
   op.channels = fmap1.size(1);
@@ -207,7 +208,9 @@ std::vector<Tensor> corr_lookup_backward(const Tensor& grad, const Tensor& fmap1
                                          const std::string& order, bool need_fmap1, bool need_pyramid, bool need_coords,
                                          bool /*deterministic*/) {
   const char* const name = "corr_lookup_backward";
-  const Arguments args = check_arguments(name, fmap1, fmap2_pyramid, coords, radius, scale, order);
+  Arguments args = check_arguments(name, fmap1, fmap2_pyramid, coords, radius, scale, order);
+  args.fmap1 = channels_last(fmap1);
+  args.op.fmap1 = feature_map(args.fmap1);
   const CorrLookup& op = args.op;
   const std::vector<int64_t> expected = args.shape(coords, op.num_levels * op.window());
   STD_TORCH_CHECK(std::equal(expected.begin(), expected.end(), grad.sizes().begin(), grad.sizes().end()) &&

@@ -12,9 +12,53 @@ TapRows<A> tile_rows(const CorrLookup& op, void* scratch) {
   return {static_cast<A*>(scratch), kMaxTile, op.window_y() + 1, op.window_x() + 1, 0};
 }
 
+// The features of a tile of queries, [count, C], where fmap1 holds them apart (NCHW): a tile at a time costs a few
+// percent of the lookup and no memory, a copy of the map in this layout as much as the map itself.
+// Blocks of channels, so that the strided stores stay in the first-level cache; the lines of the next tile, one row
+// below, are asked for meanwhile, because no hardware prefetcher follows a stream per channel.
+template <class E>
+const E* pack_tile(const E* fmap1, const FeatureMap& map, int count, int64_t channels, E* packed) {
+  constexpr int64_t block = 16;
+  for (int64_t first = 0; first < channels; first += block) {
+    const int64_t last = first + block < channels ? first + block : channels;
+    for (int64_t c = first; c < last; ++c) {
+      const E* const below = fmap1 + c * map.stride_c + map.stride_y;
+      __builtin_prefetch(below);
+      __builtin_prefetch(below + (count - 1) * map.stride_x);
+    }
+    for (int q = 0; q < count; ++q)
+      for (int64_t c = first; c < last; ++c) packed[q * channels + c] = fmap1[c * map.stride_c + q * map.stride_x];
+  }
+  return packed;
+}
+
+// Where the windows of a tile go: channel k of its first query is first[k * plane].
+template <class Out>
+struct Target {
+  Out* first;
+  int64_t plane;
+  bool stream;  // write past the caches
+};
+
+// Where a run of queries is a cache line of its own and the output too large to be kept, streaming saves reading the
+// lines that are about to be overwritten: up to a seventh of the time of a lookup.
 template <class Out, class A>
-inline void write_run(Vector<A> values, Out* out, int count) {
+bool streams(const CorrLookup& op, const CorrLookupOutput& out) {
+  constexpr int64_t smallest = 4 << 20, line = 64;
+  const int64_t plane = op.fmap1.height * op.fmap1.width * static_cast<int64_t>(sizeof(Out));
+  return std::is_same_v<Out, A> && kVectorBytes == line && plane % line == 0 &&
+         reinterpret_cast<uintptr_t>(out.data) % line == 0 &&
+         op.batch * op.centres * op.num_levels * op.window() * plane >= smallest;
+}
+
+template <class Out, class A>
+inline void write_run(const Target<Out>& target, int64_t offset, Vector<A> values, int count) {
+  Out* const out = target.first + offset;
   if constexpr (std::is_same_v<Out, A>) {
+#if DAFLOW_ISA_LEVEL >= 2
+    if (target.stream && count == lanes<A> && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0)
+      return _mm512_stream_si512(reinterpret_cast<__m512i*>(out), (__m512i)values);
+#endif
     if (count == lanes<A>) return store(out, values);
   }
   A run[lanes<A>];
@@ -22,15 +66,24 @@ inline void write_run(Vector<A> values, Out* out, int count) {
   narrow_row(run, out, count);
 }
 
+// Fetches the lines to be written while the taps are computed.
+template <class Out>
+void prefetch(const Target<Out>& target, int64_t window, int count) {
+  for (int64_t k = 0; k < window; ++k) {
+    __builtin_prefetch(target.first + k * target.plane, 1);
+    __builtin_prefetch(target.first + k * target.plane + count - 1, 1);
+  }
+}
+
 // The bilinear blend of up to lanes<A> queries from first on, times scale, to out [window, plane]. Blended along x with
 // a window row in a vector, then transposed, so that along y and in the output a vector holds neighbouring queries.
 template <class Out, class A>
 void blend_windows(const CorrLookup& op, const Window<A>* windows, int first, int count, const TapRows<A>& taps,
-                   Out* out, int64_t plane) {
+                   const Target<Out>& target) {
   constexpr int L = lanes<A>;
   const A scale = static_cast<A>(op.scale);
   const int ny = op.window_y(), nx = op.window_x();
-  const int64_t step_x = plane * (op.x_slow ? ny : 1), step_y = plane * (op.x_slow ? 1 : nx);
+  const int64_t step_x = target.plane * (op.x_slow ? ny : 1), step_y = target.plane * (op.x_slow ? 1 : nx);
   Vector<A> wx[L], upper{}, lower{};
   for (int q = 0; q < L; ++q) {
     const Window<A> window = q < count ? windows[first + q] : Window<A>{};
@@ -49,51 +102,81 @@ void blend_windows(const CorrLookup& op, const Window<A>* windows, int first, in
         row[q] = (1 - wx[q]) * load(at) + wx[q] * load(at + 1);
       }
       transpose<A>(row);
-      Out* const target = out + j * step_x + (i - 1) * step_y;
       for (int c = 0; i > 0 && c < columns; ++c)
-        write_run<Out, A>(upper * above[c] + lower * row[c], target + c * step_x, count);
+        write_run<Out, A>(target, (j + c) * step_x + (i - 1) * step_y, upper * above[c] + lower * row[c], count);
       for (int c = 0; c < L; ++c) above[c] = row[c];
     }
   }
 }
 
-template <class P>
-void lookup_row(const CorrLookup& op, const CorrLookupOutput& out, int64_t row, void* scratch) {
+// The windows of the queries (b, n, y, x ... x + count - 1) at every level.
+template <class P, class Out>
+void lookup_tile(const CorrLookup& op, Out* out, bool stream, int64_t item, int64_t y, int64_t x, int count,
+                 const TapRows<typename P::Sum>& taps) {
   using E = typename P::Element;
+  using A = typename P::Sum;
+  const FeatureMap& map1 = op.fmap1;
+  const int64_t b = item / op.centres, n = item % op.centres, plane = map1.height * map1.width;
+  const E* fmap1 = static_cast<const E*>(map1.data) + b * map1.stride_b + y * map1.stride_y + x * map1.stride_x;
+  int64_t stride1 = map1.stride_x;
+  if (map1.stride_c != 1) {
+    fmap1 = pack_tile(fmap1, map1, count, op.channels, reinterpret_cast<E*>(taps.data + taps.size()));
+    stride1 = op.channels;
+  }
+  for (int l = 0; l < op.num_levels; ++l) {
+    Window<A> windows[kMaxTile];
+    for (int q = 0; q < count; ++q) windows[q] = place_window<A>(op, l, b, n, y, x + q);
+    const int64_t first = (item * op.num_levels + l) * op.window() * plane + y * map1.width + x;
+    const Target<Out> target{out + first, plane, stream};
+    if (!stream) prefetch(target, op.window(), count);
+    tile_taps<P>(fmap1, stride1, LevelView<E>(op.levels[l], b), windows, count, op.channels, taps);
+    for (int q = 0; q < count; q += lanes<A>)
+      blend_windows<Out, A>(op, windows, q, count - q < lanes<A> ? count - q : lanes<A>, taps,
+                            {target.first + q, plane, stream});
+  }
+}
+
+// Rows [begin, end) of one item. Strip by strip and downwards: the pixels that ten rows of queries share are then still
+// in the second-level cache, also where ten whole rows of the level are not.
+// The strips are cut so that every full run of the output starts a cache line.
+template <class P, class Out>
+void lookup_band(const CorrLookup& op, const CorrLookupOutput& out, int64_t item, int64_t begin, int64_t end,
+                 void* scratch) {
   using A = typename P::Sum;
   static_assert(kMaxTile % lanes<A> == 0);
   const TapRows<A> taps = tile_rows<A>(op, scratch);
-  const FeatureMap& map1 = op.fmap1;
-  const int64_t y = row % map1.height, item = row / map1.height, n = item % op.centres, b = item / op.centres;
-  const int64_t window = op.window(), plane = map1.height * map1.width;
-  const E* const row1 = static_cast<const E*>(map1.data) + b * map1.stride_b + y * map1.stride_y;
-  for (int64_t x = 0; x < map1.width; x += kMaxTile) {
-    const int count = static_cast<int>(map1.width - x < kMaxTile ? map1.width - x : kMaxTile);
-    for (int l = 0; l < op.num_levels; ++l) {
-      Window<A> windows[kMaxTile];
-      for (int q = 0; q < count; ++q) windows[q] = place_window<A>(op, l, b, n, y, x + q);
-      tile_taps<P>(row1 + x * map1.stride_x, map1.stride_x, LevelView<E>(op.levels[l], b), windows, count, op.channels,
-                   taps);
-      const int64_t target = (item * op.num_levels + l) * window * plane + y * map1.width + x;
-      dispatch_element(out.dtype, [&](auto element) {
-        auto* const data = static_cast<decltype(element)*>(out.data) + target;
-        for (int q = 0; q < count; q += lanes<A>)
-          blend_windows(op, windows, q, count - q < lanes<A> ? count - q : lanes<A>, taps, data + q, plane);
-      });
+  const int64_t width = op.fmap1.width;
+  const bool stream = streams<Out, A>(op, out);
+  for (int64_t strip = 0; strip < width + kMaxTile; strip += kMaxTile)
+    for (int64_t y = begin; y < end; ++y) {
+      const int64_t from = strip - y * width % kMaxTile, x = from < 0 ? 0 : from;
+      const int64_t to = from + kMaxTile < width ? from + kMaxTile : width;
+      if (x < to) lookup_tile<P>(op, static_cast<Out*>(out.data), stream, item, y, x, static_cast<int>(to - x), taps);
     }
-  }
+#if DAFLOW_ISA_LEVEL >= 2
+  if (stream) _mm_sfence();
+#endif
 }
 
 }  // namespace
 
 int64_t corr_lookup_scratch(const CorrLookup& op) {
-  return op.dtype == Element::f64 ? tile_rows<double>(op, nullptr).size() * sizeof(double)
-                                  : tile_rows<float>(op, nullptr).size() * sizeof(float);
+  const int64_t packed = op.fmap1.stride_c == 1 ? 0 : kMaxTile * op.channels;  // behind the taps, at most their type
+  return op.dtype == Element::f64 ? (tile_rows<double>(op, nullptr).size() + packed) * sizeof(double)
+                                  : (tile_rows<float>(op, nullptr).size() + packed) * sizeof(float);
 }
 
 void corr_lookup_rows(const CorrLookup& op, const CorrLookupOutput& out, int64_t begin, int64_t end, void* scratch) {
+  const int64_t height = op.fmap1.height;
   dispatch_element(op.dtype, [&](auto element) {
-    for (int64_t row = begin; row < end; ++row) lookup_row<Products<decltype(element)>>(op, out, row, scratch);
+    dispatch_element(out.dtype, [&](auto written) {
+      for (int64_t row = begin; row < end;) {
+        const int64_t item = row / height, top = item * height;
+        const int64_t bottom = end < top + height ? end : top + height;
+        lookup_band<Products<decltype(element)>, decltype(written)>(op, out, item, row - top, bottom - top, scratch);
+        row = bottom;
+      }
+    });
   });
 }
 

@@ -7,11 +7,11 @@
 
 namespace daflow {
 
-// A feature map [B, C, H, W] with unit channel stride; strides in elements.
+// A feature map [B, C, H, W]; strides in elements. Unit channel stride, but for fmap1 of the forward kernel.
 struct FeatureMap {
   const void* data;
   int64_t height, width;
-  int64_t stride_b, stride_y, stride_x;
+  int64_t stride_b, stride_c, stride_y, stride_x;
 };
 
 // A tensor [B, N, K, H, W] of any strides: coords (K = 2) and the gradient of the output (K = channels of the window).

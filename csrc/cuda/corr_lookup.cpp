@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/window_glue.h"
@@ -26,10 +27,11 @@ Inputs check_inputs(const Tensor& fmap1, const std::vector<Tensor>& pyramid, con
   check_same(kOp, "fmap1", fmap1, fmap1, true);
   const int64_t batch = fmap1.size(0), channels = fmap1.size(1);
   const int64_t centres = check_cuda_coords(kOp, coords, fmap1, batch, fmap1.size(2), fmap1.size(3));
-  Inputs in = {channels_last(fmap1),
-               {},
-               window_params(kOp, coords, centres, pyramid.size(), radius, order),
-               static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(channels))))};
+  Inputs in = {
+      channels_last(fmap1),
+      {},
+      window_params(kOp, coords, centres, pyramid.size(), radius, order),
+      static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(channels, 1)))))};
   for (const Tensor& level : pyramid) {
     STD_TORCH_CHECK(level.dim() == 4 && level.size(0) == batch && level.size(1) == channels, kOp,
                     ": every level must be [", batch, ", ", channels, ", H_l, W_l], got ", spell(level));

@@ -48,7 +48,7 @@ def load_model(weights: pathlib.Path, args: argparse.Namespace) -> tuple[RAFT, t
         able, reason = backends.can_run("corr_lookup", args.backend, name)
         if not able:
             raise ValueError(f"--backend {args.backend} cannot run: {reason}")
-    if not weights.is_file():
+    if not weights.exists():
         raise FileNotFoundError(f"the weights file {weights} does not exist")
     device = torch.device(name)
     return RAFT.from_pretrained(weights, backend=args.backend).eval().to(device), device

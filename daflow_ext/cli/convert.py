@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.output.exists() and args.output.samefile(args.input):
+    if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         raise ValueError(f"{args.output} is the input itself; give another output")
     model = RAFT.from_pretrained(args.input)
     weights.write(model.state_dict(), model.config, args.output, args.to)

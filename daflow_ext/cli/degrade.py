@@ -67,7 +67,8 @@ def _settings(args: argparse.Namespace) -> sets.Settings:
         ("--codec-scope", args.codec_scope),
         ("--no-upscale", args.no_upscale),
     ]
-    given = [name for name, value in (*recipe_only, ("--severity", args.severity), ("--seed", args.seed)) if value]
+    others = [("--severity", args.severity), ("--seed", args.seed is not None)]
+    given = [name for name, value in recipe_only + others if value]
     if args.remake is not None:
         if given:
             raise ValueError(f"--remake takes its settings from the manifest; leave out {', '.join(given)}")

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ..flow import flow_to_image, read_flow, write_flow
 from ..flow.formats import SUFFIXES
 from ..frames import open_frames, write_image
+from ..frames.io import IMAGE_SUFFIXES
 from ._estimate import PairFlow, add_model_arguments, estimate_clip, load_model, model_name
 
 HELP = "flow between two frames, along a folder of frames or a video"
@@ -63,6 +64,10 @@ class _Outputs:
             raise ValueError(f"--format {args.format} and --output {args.output} disagree")
         if named and (args.viz or args.bidirectional or frames.length != 2):
             raise ValueError(f"--output {args.output} is one file, but this run writes several; give a folder")
+        if args.output.suffix.lower() in IMAGE_SUFFIXES and not named and not args.output.is_dir():
+            raise ValueError(f"--output {args.output} is no flow file; for pictures give a folder and --viz")
+        if args.output.is_file() and any(args.output.samefile(path) for path in args.input):
+            raise ValueError(f"--output {args.output} is an input itself; give another output")
         if args.output.exists() and not args.output.is_dir() and not named:
             raise ValueError(f"--output {args.output} is a file, a folder was expected")
         self.root, self.single, self.frames = args.output, bool(named), frames

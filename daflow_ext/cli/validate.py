@@ -7,7 +7,7 @@ import pathlib
 from tqdm import tqdm
 
 from ..datasets import CLEAN, dataset_class
-from ..evaluate import RecordFile, csv_table, differences, screen_table, summarize, validate
+from ..evaluate import RecordFile, csv_table, differences, robustness_means, screen_table, summarize, validate
 from ..flow.metrics import PROTOCOLS
 from ..frames._files import atomic_path
 from ..frames.degrade.evaluation_set import versions
@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         "versions": versions(),
         "rows": [row.to_dict() for row in rows],
         "differences": differences(records, names, list(levels), items, dataset.protocol),
+        "robustness": robustness_means(rows),
     }
     _write(args.output / "summary.json", json.dumps(summary, indent=1))
     _write(args.output / "table.csv", csv_table(rows))
@@ -174,6 +175,11 @@ def _text(args, rows, summary: dict, protocol: str, pictures: list[pathlib.Path]
         lines.append(
             f"{one['level']}: EPE of {one['model']} minus {one['reference']}: {one['epe_difference']:+.3f}{shown}, "
             f"{one['items']} items"
+        )
+    for model, mean in summary["robustness"].items():
+        lines.append(
+            f"{model}: mean of {mean['levels']} levels against its prediction on clean frames: R_EPE "
+            f"{mean['robustness_epe']:.3f} px, R_1px {mean['robustness_1px']:.2f} %, R_Fl {mean['robustness_fl']:.2f} %"
         )
     bad = {item: reason for row in rows for item, reason in row.bad.items()}
     if bad:

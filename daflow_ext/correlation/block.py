@@ -59,7 +59,9 @@ class CorrBlock:
             raise ValueError(f"CorrBlock: memory must be one of {', '.join(MEMORY)}, got {memory!r}")
         _check.output_dtype("CorrBlock", out_dtype, fmap1.device)
         self.backend, self.out_dtype = backend, out_dtype
-        self.fmap1 = fmap1.contiguous(memory_format=torch.channels_last)  # once, not per lookup
+        # The forward CPU kernel reads any layout; CUDA's and the backward would copy to this one at every lookup.
+        as_it_is = fmap1.device.type == "cpu" and not fmap1.requires_grad
+        self.fmap1 = fmap1 if as_it_is else fmap1.contiguous(memory_format=torch.channels_last)
         self.fmap2_pyramid = _pyramid(fmap2, self.num_levels, backend)
         self.memory = self._choose_memory(lookups) if memory == "auto" else memory
         self._volumes: list[torch.Tensor] | None = None
@@ -78,6 +80,8 @@ class CorrBlock:
         """
         if not isinstance(coords, torch.Tensor) or coords.dim() != 4:
             raise ValueError(f"CorrBlock: coords must be a tensor [B, 2, H, W] (x, then y), got {_spell(coords)}")
+        if dilation is not None:
+            _check_dilation(dilation, coords)
         if dilation is None or self._all_ones(dilation):
             return self._lookup(self._maps, coords, self.radius)
         centres = self._dilated_centres(coords, dilation)
@@ -140,11 +144,6 @@ class CorrBlock:
 
     def _dilated_centres(self, coords: torch.Tensor, dilation: torch.Tensor) -> list[torch.Tensor]:
         """Every sample of the window as a centre of its own: per level [B, n*n, 2, H, W] in pixels of that level."""
-        batch, _, height, width = coords.shape
-        if dilation.shape != (batch, 1, height, width):
-            raise ValueError(
-                f"CorrBlock: dilation must be [{batch}, 1, {height}, {width}] as coords, got {_spell(dilation)}"
-            )
         steps = torch.arange(-self.radius, self.radius + 1, dtype=coords.dtype, device=coords.device)
         offsets = torch.cartesian_prod(steps, steps)  # [n*n, (x, y)], x slow
         stretched = dilation[:, :, None].to(coords.dtype) * offsets[None, :, :, None, None]
@@ -195,6 +194,14 @@ def _levels_and_radius(num_levels, radius, corr_levels, corr_radius) -> tuple[in
     if not isinstance(radius, int) or radius < 0:
         raise ValueError(f"CorrBlock: radius must be an integer >= 0, got {radius!r}")
     return num_levels, radius
+
+
+def _check_dilation(dilation: torch.Tensor, coords: torch.Tensor) -> None:
+    batch, _, height, width = coords.shape
+    if not isinstance(dilation, torch.Tensor) or dilation.shape != (batch, 1, height, width):
+        raise ValueError(
+            f"CorrBlock: dilation must be a tensor [{batch}, 1, {height}, {width}] as coords, got {_spell(dilation)}"
+        )
 
 
 def _check_maps(fmap1: torch.Tensor, fmap2: torch.Tensor) -> None:

@@ -69,6 +69,11 @@ def _is_ours(module: types.ModuleType | None) -> bool:
 
 def _module(backend: str) -> types.ModuleType:
     def forward(fmap1: torch.Tensor, fmap2: torch.Tensor, coords: torch.Tensor, radius: int) -> list[torch.Tensor]:
+        if fmap1.dim() != 4 or fmap2.dim() != 4 or coords.dim() != 5:
+            raise ValueError(
+                f"{_NAME}: fmap1 [B, H, W, C], fmap2 [B, H2, W2, C] and coords [B, N, H, W, 2] were expected, "
+                f"got {list(fmap1.shape)}, {list(fmap2.shape)} and {list(coords.shape)}"
+            )
         centres = coords.permute(0, 1, 4, 2, 3)  # [B, N, 2, H, W]
         maps = fmap1.permute(0, 3, 1, 2), fmap2.permute(0, 3, 1, 2)
         out_dtype = fmap1.dtype

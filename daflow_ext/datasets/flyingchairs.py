@@ -24,10 +24,11 @@ FlyingChairs_release/
 
     def find_sequences(self) -> list[FlowSequence]:
         data = self.need_folder("data")
-        found = numbered(data, r"(\d{5})_img1\.ppm")
+        # a pair with any of its files counts, so that reading it names the missing one
+        found = sorted(numbered(data, r"(\d{5})_img1\.ppm").keys() | numbered(data, r"(\d{5})_flow\.flo").keys())
         if not found:
             raise self.layout_error(f"{data} has no XXXXX_img1.ppm")
-        chosen = list(found)
+        chosen = found
         if self.split != "all":
             kinds = self._split(len(found))
             wanted = 1 if self.split == "training" else 2

@@ -46,6 +46,10 @@ FlyingThings3D/
         part = "TRAIN" if self.split == "training" else "TEST"
         images = self.need_folder(f"frames_{self.dstype}pass", part)
         flows = self.need_folder("optical_flow", part)
+        for scene in (scene for letter in subfolders(flows) for scene in subfolders(letter)):
+            folder = images / scene.relative_to(flows)
+            if not folder.is_dir():
+                raise self.layout_error(f"the scene {scene.relative_to(flows)} has truth, but {folder} is missing")
         sequences = []
         for letter in subfolders(images):
             for scene in subfolders(letter):

@@ -4,11 +4,10 @@ import os
 import pathlib
 
 from ..flow.formats import SUFFIXES
+from ..frames.degrade.evaluation_set import VIDEO_SUFFIXES
 from ..frames.io import IMAGE_SUFFIXES, _natural_key, read_image
 from .base import FlowDataset, FlowSequence, PathLike, Truth
-from .sources import FrameSource, ImageFrames, VideoFrames
-
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+from .sources import FrameSource, ImageFrames, UnreadableVideo, VideoFrames
 
 
 class Folder(FlowDataset):
@@ -48,8 +47,16 @@ FLOW_ROOT/<sequence>/confidence/<frame>.png           (optional)"""
             if len(images) > 1:
                 sequences.append(self._sequence(place, ImageFrames(images)))
             videos = sorted(path for path in shown if path.suffix.lower() in VIDEO_SUFFIXES)
-            sequences += [self._sequence(path, VideoFrames(path)) for path in videos]
+            sequences += [self._video(path) for path in videos]
         return sorted((one for one in sequences if len(one.frames) > 1), key=lambda one: one.name)
+
+    def _video(self, path: pathlib.Path) -> FlowSequence:
+        try:
+            frames = VideoFrames(path)
+        except (ValueError, OSError) as error:
+            bad = UnreadableVideo(path, str(error), self.clip)
+            return FlowSequence(path.relative_to(self.root).as_posix(), bad, pairs=(0,))
+        return self._sequence(path, frames)
 
     def _sequence(self, path: pathlib.Path, frames: FrameSource) -> FlowSequence:
         name = path.relative_to(self.root).as_posix()

@@ -27,8 +27,8 @@ HD1K/
         if not groups:
             raise self.layout_error(f"{images} has no NNNNNN_FFFF.png")
         sequences = []
-        for group, found in groups.items():
-            known = truths.get(group, {})
+        for group in sorted(groups.keys() | truths.keys()):
+            found, known = groups.get(group, {}), truths.get(group, {})
             frames = complete(found, lambda number, group=group: images / f"{group}_{number:04d}.png", known)
             truth = {pair: Truth(flows / f"{frames.name(pair)}.png") for pair in range(len(frames) - 1)}
             sequences.append(FlowSequence(group, frames, truth))

@@ -31,6 +31,8 @@ class Kitti(FlowDataset):
         scenes = self._frames_by_scene(folder)
         if not scenes:
             raise self.layout_error(f"{folder} has no NNNNNN_10.png")
+        for scene in self._frames_by_scene(flows) if flows else ():
+            scenes.setdefault(scene, {})  # truth without frames: reading the pair names the missing file
         sequences = []
         for scene, found in sorted(scenes.items()):
             known = found | {number: folder / f"{scene}_{number:02d}.png" for number in (10, 11)}

@@ -4,11 +4,10 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
-from ..frames.degrade import clip_seed
-from ..frames.io import IMAGE_SUFFIXES
+from ..frames.degrade import clip_seed, stages
+from ..frames.io import IMAGE_SUFFIXES, _natural_key
 from .sources import FrameSource, ImageFrames, VideoFrames
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class Degraded(LowQuality):
 class Precomputed(LowQuality):
     """Reads low-quality frames that lie under ``lq_root`` as the originals lie under ``root``.
 
-    Smaller frames (a quarter of the side) are enlarged by bicubic interpolation to the size of the originals.
+    Smaller frames (a quarter of the side) are enlarged to the size of the originals as the degradation does it.
     """
 
     def __init__(self, root: pathlib.Path, lq_root: pathlib.Path):
@@ -110,7 +109,13 @@ class Precomputed(LowQuality):
 
     def __call__(self, sequence: "FlowSequence", first: int, frames: np.ndarray) -> np.ndarray:
         if self._open is None or self._open[0] != sequence.name:
-            self._open = sequence.name, self._source(sequence.frames)
+            source = self._source(sequence.frames)
+            if len(source) != len(sequence.frames):  # a frame that is left out would shift all later ones
+                raise ValueError(
+                    f"low quality of {sequence.name} has {len(source)} frames ({source.files[0].parent}), "
+                    f"the original has {len(sequence.frames)}"
+                )
+            self._open = sequence.name, source
         lq = self._open[1].read(first, first + len(frames))
         height, width = frames.shape[1:3]
         if lq.shape[1:3] == (height, width):
@@ -120,7 +125,8 @@ class Precomputed(LowQuality):
                 f"low-quality frames of {sequence.name} are {lq.shape[2]}x{lq.shape[1]}; {width}x{height} or a quarter "
                 "of each side was expected"
             )
-        return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in lq])
+        large = (stages.resize(stages.from_uint8(frame), (height, width), "bicubic") for frame in lq)
+        return np.stack([stages.to_uint8(frame) for frame in large])
 
     def _source(self, frames: FrameSource) -> FrameSource:
         mirrored = [self.lq_root / path.relative_to(self.root) for path in frames.files]
@@ -131,7 +137,10 @@ class Precomputed(LowQuality):
         folder = mirrored[0] if mirrored[0].is_dir() else mirrored[0].with_suffix("")
         if not folder.is_dir():
             raise ValueError(f"neither the video {mirrored[0]} nor the folder of frames {folder} exists")
-        return ImageFrames(sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES))
+        images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        if not images:
+            raise ValueError(f"{folder} holds no images; low quality of {mirrored[0]} was expected")
+        return ImageFrames(sorted(images, key=_natural_key))
 
     @staticmethod
     def _image(path: pathlib.Path) -> pathlib.Path:

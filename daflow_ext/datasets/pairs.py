@@ -14,7 +14,7 @@ COLUMNS = ("name", "sequence", "image1", "image2", "flow")
 
 
 class Pairs(FlowDataset):
-    """Pairs from a CSV file whose paths are relative to ``root``.
+    """Pairs from a CSV file whose paths are relative to ``root``; ``ROOT/pairs.csv`` unless ``pairs`` names another.
 
     Columns: ``name`` (unique), ``sequence`` (pairs that belong together; confidence intervals resample these),
     ``image1``, ``image2``, ``flow`` (empty: no truth). Optional: ``occluded`` (a mask, white = occluded), ``valid`` (a
@@ -31,8 +31,8 @@ pairs.csv:
   walk/0001,walk,walk/0001.png,walk/0002.png,walk/0001.flo,walk/0001_occ.png
 (paths relative to the root; flow and occluded may be empty)"""
 
-    def __init__(self, root: PathLike, *, pairs: PathLike, split: str = "all", **options):
-        self.list = pathlib.Path(pairs)
+    def __init__(self, root: PathLike, *, pairs: PathLike | None = None, split: str = "all", **options):
+        self.list = pathlib.Path(root, "pairs.csv") if pairs is None else pathlib.Path(pairs)
         super().__init__(root, split=split, **options)
 
     def find_sequences(self) -> list[FlowSequence]:

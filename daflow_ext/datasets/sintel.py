@@ -40,6 +40,9 @@ Sintel/
             for name, folder in (("occluded", "occlusions"), ("invalid", "invalid"))
             if (self.root / self.split / folder).is_dir()
         }
+        for scene in subfolders(flows) if flows else ():
+            if not (images / scene.name).is_dir():
+                raise self.layout_error(f"the scene {scene.name} has truth, but {images / scene.name} is missing")
         sequences = []
         for scene in subfolders(images):
             found = numbered(scene, r"frame_(\d+)\.png")

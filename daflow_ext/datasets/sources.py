@@ -114,6 +114,22 @@ class VideoFrames:
         return np.stack(frames)
 
 
+class UnreadableVideo:
+    """Stands for a video that cannot be opened, so that it counts as a bad item instead of hiding all others."""
+
+    def __init__(self, path: pathlib.Path, reason: str, length: int):
+        self.files, self.reason, self._length = (path,), reason, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def name(self, index: int) -> str:
+        return f"{index:06d}"
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        raise ValueError(self.reason)
+
+
 _OPEN: weakref.WeakSet[VideoFrames] = weakref.WeakSet()
 
 

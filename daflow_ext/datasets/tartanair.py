@@ -60,7 +60,7 @@ tartanair/
             if "image_left" in below:
                 found.append(pathlib.Path(folder))
                 below.clear()
-        return sorted(found)
+        return sorted(found, key=str)
 
     @staticmethod
     def _sequence(folder: pathlib.Path, path: str, found: dict[int, pathlib.Path]) -> FlowSequence:

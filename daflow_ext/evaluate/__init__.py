@@ -3,7 +3,7 @@
 from .predictors import Predictor, RaftPredictor, ZeroPredictor
 from .records import RecordFile
 from .runner import score_clip, validate
-from .summary import Row, csv_table, differences, screen_table, summarize
+from .summary import Row, csv_table, differences, robustness_means, screen_table, summarize
 
 __all__ = [
     "Predictor",
@@ -13,6 +13,7 @@ __all__ = [
     "ZeroPredictor",
     "csv_table",
     "differences",
+    "robustness_means",
     "score_clip",
     "screen_table",
     "summarize",

@@ -54,7 +54,8 @@ class RaftPredictor:
             two = F.interpolate(two.float(), scale_factor=2.0**self.scale, mode="bilinear", align_corners=False)
         padder = InputPadder(two.shape, pad_mode, minimum=SMALLEST_SIDE)
         image1, image2 = padder.pad(two[:1], two[1:])
-        flow = padder.unpad(self.model(image1, image2, iters=self.iters, test_mode=True)[1])
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            flow = padder.unpad(self.model(image1, image2, iters=self.iters, test_mode=True)[1])
         if self.scale:
             ratio = flow.new_tensor([width / flow.shape[-1], height / flow.shape[-2]])[:, None, None]
             flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False) * ratio

@@ -123,19 +123,20 @@ def validate(
     for level in levels:
         dataset = open_level(level)
         names = {dataset.item_name(index): index for index in indices(dataset)}
-        for predictor in predictors:
-            done = records.done(predictor.name, predictor.identity, level)
-            for name in names:
-                if name in done:
-                    step(f"{predictor.name}, {level}")
-            todo = [index for name, index in names.items() if name not in done]
-            for clip in load_clips(dataset, todo, min(workers, len(todo))):
+        done = {one.name: records.done(one.name, one.identity, level) for one in predictors}
+        waiting = {name: [one for one in predictors if name not in done[one.name]] for name in names}
+        for _ in range(sum(len(predictors) - len(left) for left in waiting.values())):
+            step(level)
+        todo = [names[name] for name, left in waiting.items() if left]
+        # one item, all models: it is loaded and degraded once
+        for clip in load_clips(dataset, todo, min(workers, len(todo))):
+            for predictor in waiting[clip.name if isinstance(clip, BadItem) else clip.meta["name"]]:
                 record = _result(clip, predictor, dataset.protocol, compare_clean and level != CLEAN)
                 if "error" in record and not skip_bad:
                     raise BadItemError(f"{record['item']}: {record['error']}", record["item"], record["error"])
                 identity = {"model": predictor.name, "identity": predictor.identity, "level": level}
                 records.add(identity | record)
-                step(f"{predictor.name}, {level}")
+                step(f"{level}, {predictor.name}")
 
 
 def _result(clip: Clip | BadItem, predictor: Predictor, protocol: str, compare_clean: bool) -> dict:

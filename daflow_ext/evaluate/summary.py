@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..flow.metrics import METRICS, PROTOCOLS, ROBUSTNESS, Tally, combine
+from ..flow.metrics import METRICS, PROTOCOLS, ROBUSTNESS, Tally, combine, mean_over_corruptions
 from .bootstrap import difference_interval, interval
 from .records import RecordFile
 from .runner import UNSUPERVISED
@@ -131,6 +131,16 @@ def differences(
                     "interval": difference_interval((sums, other_sums), (weights, other_weights)),
                 }
             )
+    return found
+
+
+def robustness_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Per model, RobustSpring's plain mean of its robustness scores over the degraded levels, if there are several."""
+    found = {}
+    for model in dict.fromkeys(row.model for row in rows):
+        scored = {row.level: row.extra for row in rows if row.model == model and ROBUSTNESS[0] in row.extra}
+        if len(scored) > 1:
+            found[model] = {"levels": len(scored), **mean_over_corruptions(scored)}
     return found
 
 

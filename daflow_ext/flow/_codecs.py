@@ -8,6 +8,7 @@ import math
 import pathlib
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 
@@ -78,7 +79,7 @@ def read_png16(path: pathlib.Path) -> Arrays:
     if 6 * width * height > DEFLATE_RATIO * size:
         raise ValueError(f"{path} is truncated: its header says {width}x{height}, but it has only {size} bytes")
     image = decode_image(path, cv2.IMREAD_UNCHANGED)
-    flow = (image[:, :, :0:-1].transpose(2, 0, 1).astype(np.float32) - 32768) / 64
+    flow = (image[:, :, 2:0:-1].transpose(2, 0, 1).astype(np.float32) - 32768) / 64
     return flow, image[:, :, 0] != 0
 
 
@@ -101,7 +102,7 @@ def _read_array(path: pathlib.Path, stream, size: int) -> np.ndarray:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(stream)
-    except ValueError as error:
+    except (ValueError, tokenize.TokenError) as error:
         raise ValueError(f"{path} holds no NumPy array: {error}") from error
     if dtype.hasobject:
         raise ValueError(f"{path} holds Python objects; a flow is an array of floating point numbers")
@@ -132,7 +133,7 @@ def read_npz(path: pathlib.Path) -> Arrays:
                 with archive.open(info) as stream:
                     arrays[info.filename[:-4]] = _read_array(path, stream, info.file_size)
             names = archive.namelist()
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path} is no whole .npz file: {error}") from error
     if "flow" not in arrays:
         raise ValueError(f"{path} has no array 'flow', it has {', '.join(names) or 'nothing'}")
@@ -153,14 +154,14 @@ def read_flo5(path: pathlib.Path) -> Arrays:
 
     try:
         with h5py.File(path, "r") as file:
-            if not isinstance(file.get("flow"), h5py.Dataset):
+            if not isinstance(file.get("flow"), h5py.Dataset) or file["flow"].shape is None:
                 raise ValueError(f"{path} has no data set 'flow', it has {', '.join(file) or 'nothing'}")
             data = file["flow"]
             stored = data.id.get_storage_size()
             if data.nbytes > DEFLATE_RATIO * stored:
                 raise ValueError(f"{path}: 'flow' claims {data.nbytes} bytes {data.shape}, only {stored} are stored")
             array = data[()]
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path} is no whole HDF5 file: {error}") from error
     return _channels_first(path, array, prefer_first=False), None
 

@@ -1,5 +1,6 @@
 """Reads images and folders of images; one entry, :func:`open_frames`, for everything that holds frames."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -33,14 +34,11 @@ def decode_image(path: PathLike, flags: int) -> np.ndarray:
     # the end mark must follow the last scan: an embedded thumbnail has its own, before it
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError(f"{path} is truncated: its {len(data)} bytes lack the JPEG end mark")
-    log = cv2.utils.logging
-    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # OpenCV would print its own lines on stderr
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        with _silent_opencv():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error:
         image = None
-    finally:
-        log.setLogLevel(level)
     if image is None:
         raise ValueError(f"{path} is no complete image ({len(data)} bytes that cannot be decoded)")
     return image
@@ -70,20 +68,39 @@ def write_image(path: PathLike, image: torch.Tensor) -> None:
 
     Shapes: uint8 [3, H, W] or [1, H, W].
     Raises:
-        ValueError: another shape or dtype, a suffix OpenCV cannot write, or a folder that does not exist.
+        ValueError: another shape or dtype, a suffix OpenCV cannot write, an image that the format cannot hold, or a
+            folder that does not exist.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(encode_image(image, pathlib.Path(path).suffix))
 
 
 def encode_image(image: torch.Tensor, suffix: str) -> bytes:
-    """The bytes of an image file of the kind ``suffix`` (".png", ".jpg", ...); shapes as in :func:`write_image`."""
+    """The bytes of an image file of the kind ``suffix`` (".png", ".jpg", ...); otherwise as :func:`write_image`."""
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"an image must be uint8 [3, H, W] or [1, H, W], got {image.dtype} {tuple(image.shape)}")
     if suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(f"cannot write an image as {suffix!r}; expected one of {', '.join(IMAGE_SUFFIXES)}")
     pixels = np.ascontiguousarray(image.cpu().numpy().transpose(1, 2, 0)[:, :, ::-1])
-    return cv2.imencode(suffix, pixels)[1].tobytes()
+    try:
+        with _silent_opencv():
+            done, content = cv2.imencode(suffix, pixels)
+    except cv2.error:
+        done = False
+    if not done:  # a side beyond the format's limit, or .ppm / .pgm with the other number of channels
+        raise ValueError(f"cannot write an image {tuple(image.shape)} as {suffix!r}: the format does not hold it")
+    return content.tobytes()
+
+
+@contextlib.contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """OpenCV would print its own lines on stderr."""
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
 
 
 def _natural_key(path: pathlib.Path) -> tuple:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -30,7 +31,7 @@ class Video:
         self.path = existing_file(path)
         self.source = str(path)
         try:
-            with av.open(self.source) as container:
+            with self._open() as container:
                 if not container.streams.video:
                     raise ValueError(f"{path} holds no video stream")
                 stream = container.streams.video[0]
@@ -39,6 +40,11 @@ class Video:
                 self.length = stream.frames or self._estimate(stream, container, rate)
         except av.error.FFmpegError as error:
             raise ValueError(f"{path} cannot be opened as a video ({error.strerror}): unknown or truncated") from error
+
+    def _open(self):
+        import av
+
+        return av.open(f"file:{self.source}")  # else a colon in the name would end a protocol's
 
     @staticmethod
     def _estimate(stream, container, rate: Fraction | None) -> int | None:
@@ -53,9 +59,7 @@ class Video:
         return f"{self.path.stem}_{index:06d}"
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        import av
-
-        with av.open(self.source) as container:
+        with self._open() as container:
             stream = container.streams.video[0]
             first, count, end = None, 0, 0
             for frame in self._decode(container, stream):
@@ -74,6 +78,10 @@ class Video:
             missing_time = (stream.duration or 0) - end
             if count < stream.frames and missing_time * 2 * count >= end:
                 raise self._ends_early(count, f"its header states {stream.frames} frames")
+            # Matroska states no number of frames, only a time; two mean frames of slack, as the last one may have none
+            stated, reached = _tagged_seconds(stream), float(end * stream.time_base)
+            if not stream.frames and (stated - reached) * max(count, 1) > 2 * reached:
+                raise self._ends_early(count, f"its header states {stated:.2f} s, {reached:.2f} s are there")
 
     def _decode(self, container, stream) -> Iterator:
         """Frames in display order; whole ones that the decoder still held are given before an error is raised."""
@@ -108,3 +116,9 @@ class Video:
         image = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
         quarter_turns = round(getattr(frame, "rotation", 0) / 90)  # counter-clockwise; PyAV before 13 does not tell
         return torch.rot90(image, quarter_turns, (1, 2)).contiguous()
+
+
+def _tagged_seconds(stream) -> float:
+    """The duration that Matroska muxers write as a tag (H:MM:SS.fraction); 0 without one."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d*)?)", stream.metadata.get("DURATION", ""))
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else 0.0

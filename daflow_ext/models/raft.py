@@ -1,6 +1,7 @@
 """RAFT, large and small, as five visible steps: frames -> features -> correlation -> update -> flow."""
 
 import contextlib
+import math
 import os
 
 import torch
@@ -208,7 +209,7 @@ class RAFT(nn.Module):
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:
-    """The faster one for convolutions: channels_last on the CPU saves 15 % in the context encoder, 3 % in updates."""
+    """The faster one for the context encoder and the update: channels_last on the CPU (measured at 440 x 1024)."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
@@ -244,7 +245,7 @@ def check_images(image1: torch.Tensor, image2: torch.Tensor) -> None:
 
 
 def _check_range(images: dict[str, torch.Tensor]) -> None:
-    """A float image that never exceeds 1 is taken for one in [0, 1]; one read-back for both images."""
+    """A float image must hold no NaN, and one that never exceeds 1 is taken for [0, 1]; one read-back for both."""
     floating = [name for name, image in images.items() if image.is_floating_point()]
     if not floating or torch.compiler.is_compiling():
         return
@@ -252,6 +253,8 @@ def _check_range(images: dict[str, torch.Tensor]) -> None:
         return
     largest = torch.stack([images[name].detach().amax().float() for name in floating]).tolist()
     for name, value in zip(floating, largest, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(f"RAFT: {name} holds values that are not finite ({value}), but images are in [0, 255]")
         if value <= 1:
             raise ValueError(
                 f"RAFT: {name} is a float image whose maximum is {value:g}, but images are in [0, 255]; multiply by "

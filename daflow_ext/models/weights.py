@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pickle
 from collections.abc import Mapping
 
 import safetensors
@@ -29,16 +30,18 @@ def read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, bo
     """
     state, metadata = _read_tensors(existing_file(path))
     state = names.strip_prefix(state)
+    config = _config_of(state, path)
     if _CONFIG_KEY in metadata:
-        return state, json.loads(metadata[_CONFIG_KEY])
-    return state, _config_of(state, path)
+        config = _stored_config(metadata[_CONFIG_KEY], config, path)
+    return state, config
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:
     """Load ``state`` (official or torchvision names) of the file ``path``; every name and shape must agree.
 
     Raises:
-        ValueError: names the file and the first names that differ; the model is unchanged.
+        ValueError: names that differ, or values that are not finite; names the file and the first of them; the model is
+            unchanged.
     """
     expected = model.state_dict()
     if names.is_torchvision(state):
@@ -55,6 +58,9 @@ def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], path: str
     if any(differences.values()):
         listed = "; ".join(f"{kind}: {_first(found)}" for kind, found in differences.items() if found)
         raise ValueError(f"{path}: not the weights of this {type(model).__name__}: {listed}")
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path}: damaged or diverged weights, not finite: {_first(broken)}")
     model.load_state_dict(state)
 
 
@@ -70,12 +76,12 @@ def write(
         ValueError: unknown naming or suffix.
     """
     path = pathlib.Path(path)
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
+    if path.suffix.lower() not in (".safetensors", ".pth", ".pt"):
         raise ValueError(f"{path}: weights are written to .safetensors, .pth or .pt, got suffix {path.suffix!r}")
     # copies: safetensors refuses tensors that share memory, as a shortcut norm does under its two names
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in renamed(state, naming).items()}
     with atomic_path(path) as temporary:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             metadata = {"format": "pt", _CONFIG_KEY: json.dumps(dict(config))}
             temporary.write_bytes(safetensors.torch.save(tensors, metadata))  # save_file would hide it from others
         else:
@@ -99,14 +105,44 @@ def _read_tensors(path: pathlib.Path) -> tuple[dict[str, torch.Tensor], dict[str
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the bytes of a broken pickle can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text is a page on how to run the file's code
+            reason = "it is no pickle of tensors alone; of a pickled model, save the state_dict()"
         raise ValueError(
-            f"{path}: not a readable weights file (truncated, corrupt, or more than tensors): {_first_line(error)}"
+            f"{path}: not a readable weights file (truncated, corrupt, or more than tensors): {reason}"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]  # a training checkpoint
-    if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
-        raise ValueError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path}: expected a dictionary of tensors, got {type(content).__name__} {str(content)[:80]}")
+    others = [f"{key!r}: {type(value).__name__}" for key, value in content.items() if not _is_entry(key, value)]
+    if others:
+        raise ValueError(
+            f"{path}: expected a dictionary of tensors, alone or under 'state_dict', but it holds {_first(others)}"
+        )
     return content, {}
+
+
+def _is_entry(key: object, value: object) -> bool:
+    return isinstance(key, str) and torch.is_tensor(value)
+
+
+def _stored_config(text: str, found: Mapping[str, bool | int], path: str | os.PathLike) -> dict[str, bool | int]:
+    """The constructor arguments stored in a safetensors file; they must fit the shapes, which gave ``found``."""
+    try:
+        config = json.loads(text)
+    except ValueError:
+        config = None
+    whole = isinstance(config, dict) and {key: type(value) for key, value in config.items()} == {
+        key: type(value) for key, value in found.items()
+    }
+    planes = [c["corr_levels"] * (2 * c["corr_radius"] + 1) ** 2 for c in (config, found)] if whole else []
+    if not whole or min(config["corr_levels"], config["corr_radius"] + 1) < 1 or len(set(planes)) != 1:
+        raise ValueError(
+            f"{path}: its metadata {_CONFIG_KEY!r} does not describe its tensors: got {text[:200]}, "
+            f"{json.dumps(dict(found))} would"
+        )
+    return config
 
 
 def _config_of(state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> dict[str, bool | int]:
@@ -117,6 +153,8 @@ def _config_of(state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> di
         corr1, corr2 = (f"update_block.encoder.convc{i}.weight" for i in (1, 2))
     if corr1 not in state:
         raise ValueError(f"{path}: not RAFT weights: missing: {corr1}; the file has: {_first(list(state))}")
+    if state[corr1].dim() != 4:
+        raise ValueError(f"{path}: not RAFT weights: {corr1} is {list(state[corr1].shape)}, four dimensions expected")
     planes = state[corr1].shape[1]
     for levels in (4, 3, 2, 1, 5, 6):  # 4 first: it is what almost everyone trains
         side = round((planes / levels) ** 0.5)
@@ -128,7 +166,3 @@ def _config_of(state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> di
 def _first(found: list[str]) -> str:
     more = len(found) - _SHOWN
     return ", ".join(found[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

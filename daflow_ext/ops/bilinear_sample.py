@@ -29,8 +29,8 @@ def bilinear_sample(
 
     Shapes:
         feat: [B, C, H, W], any strides. coords: [B, 2, Ho, Wo], or [B, G, 2, Ho, Wo] with ``groups=G``: group g of
-        C / G consecutive channels is read at coords[:, g]. Returns [B, C, Ho, Wo] in the dtype of feat, channels_last in
-        memory if feat is; with ``mask=True`` also bool [B, G, Ho, Wo], True where 0 <= x <= W-1 and 0 <= y <= H-1.
+        C / G consecutive channels is read at coords[:, g]. Returns [B, C, Ho, Wo] in the dtype of feat, channels_last
+        in memory if feat is; with ``mask=True`` also bool [B, G, Ho, Wo], True where 0 <= x <= W-1 and 0 <= y <= H-1.
     Units:
         coords in pixels of feat, channel 0 = x to the right, channel 1 = y down, float32.
     Gradients: feat and coords (the latter zero where the ramp is flat).

@@ -31,7 +31,7 @@ def corr_lookup(
     ``fmap2_pyramid = corr_pyramid(fmap2, num_levels)``, and finite where a level has a side of 1.
 
     Shapes:
-        fmap1: [B, C, H, W]; any strides, fastest in channels_last memory (else one copy is made).
+        fmap1: [B, C, H, W], any strides (CUDA, and the backward, copy it once where it is not channels_last).
         fmap2_pyramid: L tensors [B, C, H_l, W_l], any sizes; same remark.
         coords: [B, 2, H, W], or [B, N, 2, H, W] for N centres per query pixel.
         returns [B, L*n*n, H, W] or [B, N, L*n*n, H, W], contiguous. With a pair of radii n*n is (2 rx + 1)(2 ry + 1).

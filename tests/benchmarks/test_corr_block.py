@@ -35,5 +35,5 @@ def test_a_wrong_block_is_not_timed(small, monkeypatch):
 @pytest.mark.parametrize("block", [CorrBlock, PlainCorrBlock])
 def test_build_and_lookup(benchmark, small, block):
     fmap1, fmap2, coords = corr_block.inputs(GRID)
-    with torch.inference_mode():
+    with torch.inference_mode(), timing.threads(1):
         benchmark.pedantic(lambda: block(fmap1, fmap2)(coords[0]), rounds=3, warmup_rounds=1)

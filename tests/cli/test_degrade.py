@@ -9,7 +9,7 @@ import pytest
 
 from daflow_ext.frames import read_image
 from daflow_ext.frames.degrade import clip_seed, corrupt, degrade, get_config
-from daflow_ext.frames.degrade.evaluation_set import Settings, find_clips
+from daflow_ext.frames.degrade.evaluation_set import Settings, check_set, find_clips, read_manifest
 
 
 def pictures(folder):
@@ -135,6 +135,23 @@ def test_check_and_remake(daflow, refused, clip, tmp_path):
     assert "2 of 4 files" in error
 
 
+def test_check_sees_every_byte_of_a_frame(daflow, clip, tmp_path):
+    """Any flipped bit, anything appended, and images that the manifest does not list."""
+    made = tmp_path / "lq"
+    assert daflow("degrade", clip / "frame9.png", "-o", made, "--level", 5, "--no-upscale")[0] == 0
+    manifest, path = read_manifest(made), made / "frame9.png"
+    data = path.read_bytes()
+    for position in (*range(0, len(data), 7), *range(len(data) - 12, len(data))):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        assert [problem for problem in check_set(manifest, made) if problem], position
+    path.write_bytes(data + b"x")
+    assert list(check_set(manifest, made)) == [f"{path} does not end as a PNG file does"]
+    path.write_bytes(data)
+    assert list(check_set(manifest, made)) == [None]
+    shutil.copy(path, made / "frame10.png")
+    assert list(check_set(manifest, made)) == [None, f"{made / 'frame10.png'} is not in the manifest"]
+
+
 def test_changed_or_missing_sources_are_found(daflow, clip, tmp_path):
     assert daflow("degrade", clip, "-o", tmp_path / "lq", "--level", 1)[0] == 0
     (clip / "frame8.png").write_bytes((clip / "frame9.png").read_bytes())
@@ -208,6 +225,14 @@ def test_refusals(refused, clip, tmp_path, arguments, message):
 def test_a_set_is_not_overwritten(daflow, refused, clip, tmp_path):
     assert daflow("degrade", clip, "-o", tmp_path / "lq", "--level", 1)[0] == 0
     assert "already holds a set" in refused("degrade", clip, "-o", tmp_path / "lq", "--level", 2)
+    message = refused("degrade", clip, "-o", tmp_path / "x", "--remake", tmp_path / "lq", "--seed", 0)
+    assert "--remake takes its settings from the manifest; leave out --seed" in message
+
+
+def test_frames_of_an_interrupted_run_are_not_mixed_in(refused, clip, tmp_path):
+    (tmp_path / "lq").mkdir()
+    shutil.copy(clip / "frame8.png", tmp_path / "lq" / "other.png")
+    assert "lq is not empty" in refused("degrade", clip, "-o", tmp_path / "lq", "--level", 1)
 
 
 def test_other_manifests_are_refused(refused, tmp_path):
@@ -220,3 +245,7 @@ def test_other_manifests_are_refused(refused, tmp_path):
         assert message in refused("degrade", "--check", path)
     path.write_text(json.dumps({"format": "daflow degraded frames", "format_version": 99}))
     assert "has format version 99, expected 1" in refused("degrade", "--check", path)
+    head = {"format": "daflow degraded frames", "format_version": 1}
+    for rest in ({}, {"settings": {}, "clips": 3}, {"settings": {}, "clips": [{"name": "a"}]}):
+        path.write_text(json.dumps(head | rest))
+        assert "manifest.json is incomplete" in refused("degrade", "--check", path)

@@ -249,6 +249,22 @@ def test_arguments_that_cannot_be(refused, tiny_weights, clip, tmp_path):
     )
 
 
+def test_an_input_is_never_overwritten(refused, tiny_weights, clip):
+    first, second = clip / "frame8.png", clip / "frame9.png"
+    before = second.read_bytes()
+    (clip / "link.png").symlink_to(second)
+    for output in (second, clip / "link.png"):
+        error = refused("infer", first, second, "--weights", tiny_weights, "-o", output, *FAST)
+        assert f"--output {output} is an input itself" in error
+    assert second.read_bytes() == before
+
+
+def test_a_picture_is_no_flow_file(refused, tiny_weights, clip, tmp_path):
+    error = refused("infer", clip, "--weights", tiny_weights, "-o", tmp_path / "flow.jpg", *FAST)
+    assert "flow.jpg is no flow file; for pictures give a folder and --viz" in error
+    assert not (tmp_path / "flow.jpg").exists()
+
+
 def test_png_that_cannot_hold_the_flow(daflow, tiny_weights, clip, tmp_path, monkeypatch):
     from daflow_ext.cli import _estimate
 

@@ -161,6 +161,13 @@ def test_unimatch_refuses_reflection():
         adapters.local_correlation_with_flow(fmap, fmap, torch.zeros(1, 2, 8, 8), 1, "reflection")
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_unimatch_refuses_a_negative_radius(dilation):
+    fmap = torch.zeros(1, 4, 8, 8)
+    with pytest.raises(ValueError, match="local_radius must be an integer >= 0, got -1"):
+        adapters.local_correlation_with_flow(fmap, fmap, torch.zeros(1, 2, 8, 8), -1, dilation=dilation)
+
+
 def raft_stereo(fmap1, fmap2, coords, levels, radius):
     """Row-wise volume [B, H, W1, W2], pooled along W2, read along the row."""
     batch, channels, height, width = fmap1.shape
@@ -196,6 +203,10 @@ def test_raft_stereo_narrow_and_wrong():
     assert out.isfinite().all()  # level widths 5, 2, 1, 0
     with pytest.raises(ValueError, match=r"got \[1, 4, 3, 5\] and \[1, 4, 2, 5\]"):
         adapters.CorrBlock1D(fmap, fmap[:, :, :2])
+    with pytest.raises(ValueError, match=r"not empty, got \[0, 4, 3, 5\]"):
+        adapters.CorrBlock1D(fmap[:0], fmap[:0])
+    with pytest.raises(TypeError, match="same dtype"):
+        adapters.CorrBlock1D(fmap, fmap.half())
     with pytest.raises(ValueError, match=r"\[1, 1 or more, 3, 5\], got \[1, 2, 3, 4\]"):
         adapters.CorrBlock1D(fmap, fmap, backend="reference")(torch.zeros(1, 2, 3, 4))
 

@@ -239,11 +239,9 @@ XY = torch.zeros(1, 2, 16, 16)
         (lambda: CorrBlock(F1, F1)(XY.half()), TypeError, "coords must be float32"),
         (lambda: CorrBlock(F1, F1)(XY[..., :15]), ValueError, r"\[1, 2, 16, 15\]"),
         (lambda: CorrBlock(F1, F1)(XY[None]), ValueError, "coords must be a tensor"),
-        (
-            lambda: CorrBlock(F1, F1)(XY, XY),
-            ValueError,
-            "dilation must be",
-        ),
+        (lambda: CorrBlock(F1, F1)(XY, XY), ValueError, "dilation must be"),
+        (lambda: CorrBlock(F1, F1)(XY, 2.0), ValueError, r"dilation must be a tensor \[1, 1, 16, 16\].*got float"),
+        (lambda: CorrBlock(F1, F1)(XY, torch.ones(3)), ValueError, r"dilation must be .*got float32\[3\]"),
     ],
 )
 def test_bad_input_is_named(call, error, message):

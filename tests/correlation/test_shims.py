@@ -84,6 +84,12 @@ def test_several_centres_per_pixel(installed, device):
         torch.testing.assert_close(corr[:, centre], single[:, 0])
 
 
+def test_wrong_ranks_are_named(installed):
+    fmap = torch.zeros(1, 8, 9, 16)
+    with pytest.raises(ValueError, match=r"alt_cuda_corr: .*got \[1, 8, 9, 16\], \[1, 8, 9, 16\] and \[1, 8, 9, 2\]"):
+        installed.forward(fmap, fmap, torch.zeros(1, 8, 9, 2), 3)
+
+
 def test_a_real_extension_is_not_shadowed():
     real = types.ModuleType("alt_cuda_corr")
     real.forward = real.backward = lambda *args: None

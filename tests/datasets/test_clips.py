@@ -1,5 +1,7 @@
 """Damaged files, the low-quality side, batches and workers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -98,9 +100,19 @@ def test_a_damaged_video_is_named(trees, tmp_path):
     assert dataset[0].frames.shape == (2, 32, 48, 3)
     assert "clip.avi" in bad(dataset, 198)
     assert dataset[1].frames.shape == (2, 32, 48, 3), "the frames before the damage stay readable"
-    (tmp_path / "clip.avi").write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"clip\.avi"):
-        datasets.Folder(tmp_path)
+
+
+def test_an_unreadable_video_is_one_bad_item_among_good_ones(trees, tmp_path):
+    trees.video(tmp_path / "good.avi", [10, 20, 30])
+    (tmp_path / "bad.avi").write_bytes(b"no video")
+    dataset = datasets.Folder(tmp_path)
+    assert [dataset.item_name(index) for index in range(3)] == [
+        "bad.avi/000000",
+        "good.avi/000000",
+        "good.avi/000001",
+    ]
+    assert "bad.avi cannot be opened as a video" in bad(dataset, 0)
+    assert dataset[2].frames.shape == (2, 32, 48, 3)
 
 
 def test_bad_items_survive_a_loaders_worker(trees, tmp_path):
@@ -191,11 +203,13 @@ def test_a_whole_sequence_gets_the_pixels_of_daflow_degrade(tmp_path):
     evaluation_set.make_set(tmp_path / "hq/training/clean", tmp_path / "lq/training/clean", settings)
     options = {"degrade": datasets.Degradation("level3", "level3"), "lq_window": "sequence", "seed": 7}
     flying = datasets.Sintel(tmp_path / "hq", **options)
-    stored = datasets.Sintel(tmp_path / "hq", lq_root=tmp_path / "lq")
+    small = dataclasses.replace(settings, upscale=False)
+    evaluation_set.make_set(tmp_path / "hq/training/clean", tmp_path / "small/training/clean", small)
+    stored = [datasets.Sintel(tmp_path / "hq", lq_root=tmp_path / name) for name in ("lq", "small")]
     for index in (0, 1, 3):
         ours = flying.low_quality(*_clip_of(flying, index))
-        theirs = stored.low_quality(*_clip_of(stored, index))
-        assert np.array_equal(ours, theirs)
+        for one in stored:
+            assert np.array_equal(ours, one.low_quality(*_clip_of(one, index)))
         assert not np.array_equal(ours, _clip_of(flying, index)[2])
 
 
@@ -282,6 +296,18 @@ def test_precomputed_video(trees, tmp_path):
         trees.picture(tmp_path / f"lq/a/clip/{number:06d}.png", 10 * number, 32, 48)
     lq = datasets.Folder(tmp_path / "hq", lq_root=tmp_path / "lq")[1].lq
     assert lq[:, 0, 0, 0].tolist() == [10, 20]
+    (tmp_path / "lq/a/clip/000001.png").unlink()  # not the next one in its place
+    message = bad(datasets.Folder(tmp_path / "hq", lq_root=tmp_path / "lq"), 0)
+    assert "low quality of a/clip.mp4 has 2 frames" in message
+    assert message.endswith("the original has 3")
+
+
+def test_precomputed_frames_of_a_video_are_in_natural_order(trees, tmp_path):
+    trees.video(tmp_path / "hq/clip.mp4", [100, 120, 140])
+    for number in (9, 10, 11):
+        trees.picture(tmp_path / f"lq/clip/f{number}.png", 10 * number, 32, 48)
+    lq = datasets.Folder(tmp_path / "hq", lq_root=tmp_path / "lq")[0].lq
+    assert lq[:, 0, 0, 0].tolist() == [90, 100]
 
 
 @pytest.mark.parametrize(

@@ -297,9 +297,11 @@ def test_a_wrong_tree_shows_the_expected_layout(name, tmp_path):
         ("sintel", "sintel-clean", "training/flow", "training/flow is missing"),
         ("sintel", "sintel-clean", "training/flow/market_2", "scene market_2 has frames, but"),
         ("kitti", "kitti-2015", "training/flow_occ", "training/flow_occ is missing"),
+        ("sintel", "sintel-clean", "training/clean/market_2", "scene market_2 has truth, but"),
         ("spring", "spring", "train/0004/flow_BW_right", "flow_BW_right is missing"),
         ("spring", "spring", "train/0004/frame_right", "frame_right is missing"),
         ("flyingthings3d", "flyingthings3d-clean", "optical_flow/TRAIN/B/0001/into_past", "into_past/left is missing"),
+        ("flyingthings3d", "flyingthings3d-clean", "frames_cleanpass/TRAIN/B", "scene B/0001 has truth, but"),
         ("hd1k", "hd1k", "hd1k_flow_gt", "flow_occ is missing"),
         ("middlebury", "middlebury", "other-data/Venus", "scene Venus has truth, but"),
     ],
@@ -311,6 +313,26 @@ def test_a_partial_tree_names_what_is_missing(trees, tmp_path, maker, name, remo
     with pytest.raises(LayoutError, match=missing) as error:
         datasets.open_dataset(name, root)
     assert datasets.dataset_class(name).layout in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("maker", "name", "removed", "index"),
+    [
+        ("kitti", "kitti-2015", "training/image_2/000001_*.png", 1),
+        ("hd1k", "hd1k", "hd1k_input/image_2/000001_*.png", 2),
+        ("flyingchairs", "flyingchairs", "data/00003_img*.ppm", 2),
+    ],
+)
+def test_truth_without_frames_is_a_bad_item(trees, tmp_path, maker, name, removed, index):
+    """The set does not get smaller in silence."""
+    root, options = getattr(trees, maker)(tmp_path), {"split": "all"} if maker == "flyingchairs" else {}
+    before = len(datasets.open_dataset(name, root, **options))
+    for path in root.glob(removed):
+        path.unlink()
+    dataset = datasets.open_dataset(name, root, **options)
+    assert len(dataset) == before
+    with pytest.raises(datasets.BadItemError, match="does not exist"):
+        dataset[index]
 
 
 def test_unknown_names_and_options_list_what_exists(tmp_path):

@@ -9,7 +9,16 @@ import torch
 
 from daflow_ext import datasets
 from daflow_ext.datasets import BadItemError
-from daflow_ext.evaluate import RecordFile, ZeroPredictor, csv_table, differences, screen_table, summarize, validate
+from daflow_ext.evaluate import (
+    RecordFile,
+    ZeroPredictor,
+    csv_table,
+    differences,
+    robustness_means,
+    screen_table,
+    summarize,
+    validate,
+)
 from daflow_ext.flow import metrics
 
 
@@ -31,6 +40,15 @@ class Constant:
         sign = -1 if backward else 1
         flow = torch.tensor([self.x, self.y])[:, None, None].expand(2, *frames.shape[1:3])
         return sign * flow.clone()
+
+
+class Brightness:
+    """Flow as long as the frame is bright: it tells what the model saw."""
+
+    name, identity, clip = "brightness", "", 2
+
+    def __call__(self, frames, pair, **_):
+        return torch.full((2, *frames.shape[1:3]), float(frames[pair, 0, 0, 0]))
 
 
 def darker(frames, seed):
@@ -176,12 +194,6 @@ def test_several_models_and_levels_in_one_table(trees, tmp_path):
 
 
 def test_robustness_compares_with_the_prediction_on_clean_frames(trees, tmp_path):
-    class Brightness:
-        name, identity, clip = "brightness", "", 2
-
-        def __call__(self, frames, pair, **_):
-            return torch.full((2, *frames.shape[1:3]), float(frames[pair, 0, 0, 0]))
-
     dataset = datasets.Sintel(trees.sintel(tmp_path), degrade=darker)
     _, (row,) = run(tmp_path, dataset, [Brightness()], levels=("dark",), compare_clean=True)
     assert row.extra["robustness_epe"] == pytest.approx(math.sqrt(2), rel=1e-6)
@@ -190,6 +202,19 @@ def test_robustness_compares_with_the_prediction_on_clean_frames(trees, tmp_path
     (tmp_path / "zero").mkdir()
     _, (row,) = run(tmp_path / "zero", dataset, [ZeroPredictor()], levels=("dark",), compare_clean=True)
     assert row.extra["robustness_epe"] == 0
+
+
+def test_robustness_is_averaged_over_levels(trees, tmp_path):
+    root = trees.sintel(tmp_path)
+    levels = {"clean": None, "one": lambda frames, seed: frames + 1, "four": lambda frames, seed: frames + 4}
+    records = RecordFile(tmp_path / "r.jsonl", {})
+    opened = {level: datasets.Sintel(root, degrade=degrade) for level, degrade in levels.items()}
+    validate(opened.get, list(levels), [Brightness()], records, workers=0, compare_clean=True)
+    items = [opened["clean"].item_name(index) for index in range(6)]
+    means = robustness_means(summarize(records, ["brightness"], list(levels), items, "sintel"))
+    assert means["brightness"]["levels"] == 2
+    assert means["brightness"]["robustness_epe"] == pytest.approx(2.5 * math.sqrt(2), rel=1e-6)
+    assert means["brightness"]["robustness_1px"] == 100
 
 
 def test_video_without_truth_is_scored_by_consistency(trees, tmp_path):

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zipfile
+import zlib
 
 import cv2
 import h5py
@@ -298,6 +299,35 @@ def test_arrays_that_are_no_flow(tmp_path):
         file["motion"] = np.zeros((4, 5, 2), np.float32)
     with pytest.raises(ValueError, match=r"a.flo5 has no data set 'flow', it has motion"):
         read_flow(tmp_path / "a.flo5")
+    with h5py.File(tmp_path / "a.flo5", "w") as file:
+        file["flow"] = h5py.Empty("f4")
+    with pytest.raises(ValueError, match=r"a.flo5 has no data set 'flow'"):
+        read_flow(tmp_path / "a.flo5")
+
+
+def test_headers_that_cannot_be_parsed(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), np.float32))
+    damaged = (tmp_path / "a.npy").read_bytes().replace(b"(2, 3, 4)", b"(2, 3, 4 ")
+    (tmp_path / "a.npy").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a.npy holds no NumPy array"):
+        read_flow(tmp_path / "a.npy")
+    write_flow(tmp_path / "a.npz", torch.zeros(2, 3, 4))
+    damaged = bytearray((tmp_path / "a.npz").read_bytes())
+    for signature, offset in ((b"PK\1\2", 10), (b"PK\3\4", 8)):
+        damaged[damaged.index(signature) + offset] = 77  # no compression method
+    (tmp_path / "a.npz").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a.npz is no whole .npz file"):
+        read_flow(tmp_path / "a.npz")
+
+
+def test_kitti_png_with_a_transparent_colour(tmp_path):
+    """Such a file is decoded with a fourth channel."""
+    path, flow = tmp_path / "a.png", torch.tensor([3.0, -12.0]).reshape(2, 1, 1).expand(2, 4, 5)
+    write_flow(path, flow)
+    data, chunk = path.read_bytes(), b"tRNS" + struct.pack(">3H", 1, 2, 3)
+    place = data.index(b"IDAT") - 4
+    path.write_bytes(data[:place] + struct.pack(">I", 6) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[place:])
+    assert torch.equal(read_flow(path), flow)
 
 
 # Refused writes leave what was there

@@ -82,5 +82,5 @@ def test_lpips_weights_of_another_model_are_named(tmp_path, frames):
 
     path = tmp_path / "other.safetensors"
     save_file({"features.0.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="other.safetensors holds no LPIPS AlexNet: features.0.bias"):
+    with pytest.raises(ValueError, match=r"other\.safetensors holds no LPIPS AlexNet: features\.0\.bias"):
         metrics.lpips(*frames, weights=path)

@@ -76,6 +76,10 @@ def test_write_image_refuses(tmp_path, picture):
         write_image(tmp_path / "a.png", picture.float())
     with pytest.raises(ValueError, match=r"cannot write an image as '.gif'"):
         write_image(tmp_path / "a.gif", picture)
+    too_wide = torch.zeros(3, 1, 70000, dtype=torch.uint8)
+    for name, image in (("a.pgm", picture), ("a.jpg", too_wide), ("a.png", picture[:, :0])):
+        with pytest.raises(ValueError, match=r"cannot write an image \(.*the format does not hold it"):
+            write_image(tmp_path / name, image)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,6 +75,21 @@ def test_video_cut_between_two_frames(tmp_path):
     assert "ends early: frame 10 cannot be read" in message
 
 
+def test_matroska_states_a_duration_only(tmp_path):
+    path, data = tmp_path / "cut.mkv", write_video(tmp_path / "whole.mkv").read_bytes()
+    assert len(list(open_frames(tmp_path / "whole.mkv"))) == COUNT
+    path.write_bytes(data[: int(len(data) * 0.75)])
+    frames, message = until_error(open_frames(path))
+    assert 0 < len(frames) < COUNT
+    assert message.startswith(f"the video {path} ends early: frame {len(frames)} cannot be read")
+
+
+def test_colon_in_the_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a relative name, whose first part looks like a protocol
+    write_video(tmp_path / "a.mp4").rename("take:1.mp4")
+    assert len(list(open_frames("take:1.mp4"))) == COUNT
+
+
 def test_damage_in_the_middle_is_an_error(tmp_path):
     path = write_video(tmp_path / "hole.mp4")
     data = bytearray(path.read_bytes())

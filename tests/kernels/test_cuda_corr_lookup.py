@@ -153,7 +153,7 @@ def test_strides(cuda_host, poisoned, fmap1, fmap2):
     check_backward(cuda_host, grad, fmap1, [fmap2], coords, [2, 2], deterministic=True)
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 3, 5), (2, 4, 0, 5), (1, 4, 3, 0)])
+@pytest.mark.parametrize("shape", [(0, 4, 3, 5), (2, 4, 0, 5), (1, 4, 3, 0), (1, 0, 3, 5)])
 def test_empty(cuda_host, shape):
     fmap1, fmap2 = torch.randn(shape), torch.randn(*shape[:2], 3, 3)
     coords = torch.randn(shape[0], 2, *shape[2:])
@@ -213,6 +213,14 @@ def test_exact_sums_keep_their_precision_at_any_magnitude(cuda_host, magnitude):
     torch.testing.assert_close(
         scaled.double() / magnitude, unit.double(), rtol=0, atol=tolerance * unit.abs().max().item()
     )
+
+
+def test_exact_sums_have_room_for_all_terms(cuda_host):
+    """Every query adds the largest possible term to the same pixel."""
+    fmap1, fmap2, coords = torch.ones(1, 1, 8, 9), torch.ones(1, 1, 3, 3), torch.ones(1, 2, 8, 9)
+    grad = torch.ones(1, 1, 8, 9)
+    total = backward(cuda_host, grad, fmap1, [fmap2], coords, [0, 0], deterministic=True, need="p")[2]
+    assert total.flatten().tolist() == [0, 0, 0, 0, 72, 0, 0, 0, 0]
 
 
 def test_exact_sums_of_zero_gradients_are_zero(cuda_host):

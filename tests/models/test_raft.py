@@ -272,6 +272,7 @@ _GOOD = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
     [
         (torch.rand(1, 3, 64, 64), ValueError, r"image2 is a float image whose maximum is 0\.\d+.*multiply by 255"),
         (torch.zeros(1, 3, 64, 64), ValueError, "maximum is 0.*uint8 if the frame really is black"),
+        (_GOOD.float().index_fill(3, torch.tensor([5]), torch.nan), ValueError, "not finite"),
         (_GOOD[:, :, :, :60], ValueError, r"image1 is \[1, 3, 64, 64\] but image2 is \[1, 3, 64, 60\]"),
         (_GOOD.expand(2, -1, -1, -1), ValueError, r"image2 is \[2, 3, 64, 64\]"),
         (_GOOD[0], ValueError, r"image2 must be RGB \[B, 3, H, W\], got \[3, 64, 64\]"),

@@ -165,11 +165,55 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(1)], {}, {"epoch": 3}])
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {}, {"epoch": 3}, {1: torch.zeros(1)}, {"state_dict": {}}])
 def test_files_without_a_state(content, tmp_path):
     path = tmp_path / "w.pth"
     torch.save(content, path)
     assert "expected a dictionary of tensors" in _refusal(path)
+
+
+def test_a_checkpoint_under_another_key_and_a_whole_model(tmp_path):
+    model, path = RAFT(small=True), tmp_path / "w.pth"
+    torch.save({"model": model.state_dict(), "optimizer": {}, "step": 3}, path)
+    assert "it holds 'model': OrderedDict, 'optimizer': dict, 'step': int" in _refusal(path)
+    torch.save(model, path)
+    assert "save the state_dict()" in _refusal(path)
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_damaged_values_are_named(value, tmp_path):
+    state, path = RAFT(small=True).state_dict(), tmp_path / "w.pth"
+    state["fnet.conv2.bias"][3] = value
+    torch.save(state, path)
+    assert "not finite: fnet.conv2.bias" in _refusal(path)
+
+
+def test_a_tensor_without_dimensions(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"update_block.encoder.convc1.weight": torch.tensor(1.0)}, path)
+    assert "four dimensions expected" in _refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{oops",
+        "[1]",
+        "null",
+        '{"small": true}',
+        '{"small": true, "corr_levels": 4, "corr_radius": 3, "backend": "cpu"}',
+        '{"small": "no", "corr_levels": 4, "corr_radius": 3}',
+        '{"small": true, "corr_levels": "4", "corr_radius": 3}',
+        '{"small": true, "corr_levels": 4, "corr_radius": 3.0}',
+        '{"small": true, "corr_levels": 4, "corr_radius": -4}',
+        '{"small": true, "corr_levels": 10000000000, "corr_radius": 3}',
+    ],
+)
+def test_metadata_that_does_not_describe_the_tensors(text, tmp_path):
+    path = tmp_path / "w.safetensors"
+    state = {name: tensor.clone() for name, tensor in RAFT(small=True).state_dict().items()}
+    safetensors.torch.save_file(state, path, metadata={"daflow_ext.raft": text})
+    assert "metadata 'daflow_ext.raft' does not describe its tensors" in _refusal(path)
 
 
 def test_missing_file(tmp_path):
@@ -193,6 +237,12 @@ def test_convert(model, naming, tmp_path, capsys):
     assert same(RAFT.from_pretrained(target), model)
     assert target.stat().st_mode == source.stat().st_mode  # readable by whom the umask allows
     assert safetensors.torch.load_file(target).keys() == weights.renamed(model.state_dict(), naming).keys()
+
+
+def test_convert_names_an_absent_input_beside_a_present_output(tmp_path):
+    (tmp_path / "out.pth").touch()
+    with pytest.raises(FileNotFoundError, match=r"none\.pth does not exist"):
+        _convert(tmp_path / "none.pth", "-o", tmp_path / "out.pth")
 
 
 def test_convert_refuses_its_own_input(tmp_path):

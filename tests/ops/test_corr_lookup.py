@@ -165,6 +165,8 @@ CASES = {
     "bfloat16 tail": Case(torch.bfloat16, channels=45, radius=(3, 1), layout="sliced", out_dtype=torch.bfloat16),
     "double": Case(torch.float64, channels=37, centres=2, out_dtype=torch.float64),
     "double to float": Case(torch.float64, channels=16, radius=2),
+    "output above 4 MiB": Case(channels=4, size1=(72, 90), size2=(8, 9), levels=2, batch=1),
+    "output above 4 MiB, double": Case(torch.float64, 2, (72, 90), (8, 9), levels=1, batch=1, out_dtype=torch.float64),
     "empty batch": Case(batch=0),
     "no queries": Case(size1=(0, 5), radius=1),
 }

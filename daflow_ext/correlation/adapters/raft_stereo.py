@@ -5,6 +5,7 @@ any of its faster variants, ``from daflow_ext.correlation.adapters import CorrBl
 import torch
 
 from ... import ops
+from ...ops import _check
 
 
 class CorrBlock1D:
@@ -27,9 +28,12 @@ class CorrBlock1D:
     def __init__(
         self, fmap1: torch.Tensor, fmap2: torch.Tensor, num_levels: int = 4, radius: int = 4, *, backend: str = "auto"
     ):
-        if fmap1.dim() != 4 or fmap2.dim() != 4 or fmap1.shape[:3] != fmap2.shape[:3]:
+        _check.floating("CorrBlock1D", "fmap1", fmap1, 4, "[B, C, H, W]")
+        _check.floating("CorrBlock1D", "fmap2", fmap2, 4, "[B, C, H, W2]")
+        _check.same("CorrBlock1D", "fmap1", fmap1, "fmap2", fmap2)
+        if fmap1.shape[:3] != fmap2.shape[:3] or 0 in fmap1.shape or 0 in fmap2.shape:
             raise ValueError(
-                "CorrBlock1D: fmap1 and fmap2 must be [B, C, H, W] and [B, C, H, W2], "
+                "CorrBlock1D: fmap1 and fmap2 must be [B, C, H, W] and [B, C, H, W2], not empty, "
                 f"got {list(fmap1.shape)} and {list(fmap2.shape)}"
             )
         if not isinstance(num_levels, int) or num_levels < 1:

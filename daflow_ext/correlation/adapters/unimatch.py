@@ -32,11 +32,13 @@ def local_correlation_with_flow(
         dilation: distance of neighbouring window positions.
     Gradients: feature0, feature1, flow.
     Raises:
-        ValueError, TypeError: another padding_mode; shapes, dtypes or devices that disagree.
+        ValueError, TypeError: another padding_mode or radius; shapes, dtypes or devices that disagree.
     Source: UniMatch (Xu et al., TPAMI 2023, arXiv 2211.05783).
     """
     if padding_mode not in ("zeros", "border"):
         raise ValueError(f"local_correlation_with_flow: padding_mode must be 'zeros' or 'border', got {padding_mode!r}")
+    if not isinstance(local_radius, int) or local_radius < 0:
+        raise ValueError(f"local_correlation_with_flow: local_radius must be an integer >= 0, got {local_radius!r}")
     options = {"out_dtype": feature0.dtype, "backend": backend}
     coords = flow + _pixel_grid(flow)
     if padding_mode == "zeros" and dilation == 1:

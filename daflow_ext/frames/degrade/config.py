@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 
 from .kernels import FAMILIES
@@ -112,6 +113,8 @@ class OrderConfig:
         _check_probs("OrderConfig", "resize_probs", self.resize_probs, DIRECTIONS)
         _check_probs("OrderConfig", "noise_probs", self.noise_probs, NOISES)
         _check_one_of("OrderConfig", "resize_base", self.resize_base, RESIZE_BASES)
+        if not self.interpolations:
+            raise ValueError(f"OrderConfig: interpolations must name at least one of {', '.join(INTERPOLATIONS)}")
         for name in self.interpolations:
             _check_one_of("OrderConfig", "interpolations", name, INTERPOLATIONS)
         if not self.kernel_sizes or any(size % 2 == 0 or size < 1 for size in self.kernel_sizes):
@@ -172,12 +175,12 @@ class DegradeConfig:
             _check_range("DegradeConfig", "bits_per_pixel", self.bits_per_pixel, 1e-4, 100.0)
         for name in ("final_sinc_prob", "final_first_prob"):
             _check_range("DegradeConfig", f"{name} and 1", (getattr(self, name), 1.0), 0.0, 1.0)
-        if any(size % 2 == 0 or size < 1 for size in self.final_sizes):
+        if not self.final_sizes or any(size % 2 == 0 or size < 1 for size in self.final_sizes):
             raise ValueError(f"DegradeConfig: final_sizes must be odd, got {self.final_sizes}")
-        if self.scale < 1 or not self.orders or not self.codecs:
+        if not isinstance(self.scale, numbers.Integral) or self.scale < 1 or not self.orders or not self.codecs:
             raise ValueError(
-                f"DegradeConfig: scale must be at least 1 and orders, codecs not empty, got scale {self.scale}, "
-                f"{len(self.orders)} orders, codecs {self.codecs}"
+                "DegradeConfig: scale must be a whole number from 1 up and orders, codecs not empty, "
+                f"got scale {self.scale}, {len(self.orders)} orders, codecs {self.codecs}"
             )
 
     def to_dict(self) -> dict:
@@ -193,15 +196,19 @@ class DegradeConfig:
         """
         try:
             orders = tuple(
-                OrderConfig(**{**_tuples(order), "steps": WalkSteps(**order["steps"])}) for order in values["orders"]
+                _build(OrderConfig, order, steps=_build(WalkSteps, order["steps"])) for order in values["orders"]
             )
-            return cls(**{**_tuples(values), "orders": orders})
+            return _build(cls, values, orders=orders)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a degradation configuration: {error}") from error
 
 
-def _tuples(values: Mapping) -> dict:
-    return {name: _tuple(value) for name, value in values.items()}
+def _build(cls: type, values: Mapping, **built):
+    """``cls`` from plain values, all of them: a name left out must not become today's default."""
+    missing = {field.name for field in dataclasses.fields(cls)} - set(values)
+    if missing:
+        raise KeyError(f"{cls.__name__} lacks {', '.join(sorted(missing))}")
+    return cls(**{**{name: _tuple(value) for name, value in values.items()}, **built})
 
 
 def _tuple(value):
@@ -262,7 +269,7 @@ def get_config(which: "str | int | DegradeConfig") -> DegradeConfig:
     """
     if isinstance(which, DegradeConfig):
         return which
-    name = f"level{which}" if isinstance(which, int) else which
-    if name not in PRESETS:
+    name = f"level{which}" if isinstance(which, numbers.Integral) else which
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"no degradation preset {which!r}; expected one of {', '.join(PRESETS)}, or a level 1..5")
     return PRESETS[name]

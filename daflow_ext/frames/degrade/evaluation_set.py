@@ -26,6 +26,7 @@ from .schedule import clip_seed
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "daflow degraded frames", 1
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -200,6 +201,8 @@ def _check_folders(source: pathlib.Path, output: pathlib.Path) -> None:
         raise ValueError(f"{output} is a file, a folder was expected")
     if (output / MANIFEST).exists():
         raise ValueError(f"{output} already holds a set ({MANIFEST}); give another folder")
+    if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
+        raise ValueError(f"{output} is not empty, its files would mix with the set; give a new folder")
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"the output {output} lies inside the input {source}; give a folder outside of it")
 
@@ -263,6 +266,12 @@ def read_manifest(path: pathlib.Path) -> dict:
         raise ValueError(f"{path} is no manifest of degraded frames")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path} has format version {manifest.get('format_version')}, expected {FORMAT_VERSION}")
+    clips = manifest.get("clips")
+    if not isinstance(manifest.get("settings"), dict) or not isinstance(clips, list):
+        raise ValueError(f"{path} is incomplete: it lacks 'settings' or the list 'clips'")
+    needed = {"name", "inputs", "outputs"}
+    if not all(isinstance(clip, dict) and needed <= set(clip) for clip in clips):
+        raise ValueError(f"{path} is incomplete: each clip needs {', '.join(sorted(needed))}")
     return manifest
 
 
@@ -273,18 +282,31 @@ def _check_frame(path: pathlib.Path, expected: str) -> str | None:
         frame = read_image(path)
     except ValueError as error:
         return str(error)
-    same = pixel_hash(frame.permute(1, 2, 0).numpy()) == expected
-    return None if same else f"{path} has other pixels than the manifest states"
+    if pixel_hash(frame.permute(1, 2, 0).numpy()) != expected:
+        return f"{path} has other pixels than the manifest states"
+    # every other byte of a PNG is under a checksum that the decoder compares
+    return None if path.read_bytes().endswith(PNG_END) else f"{path} does not end as a PNG file does"
+
+
+def _strangers(manifest: Mapping, folder: pathlib.Path) -> Iterator[str]:
+    listed = {folder / name for clip in manifest["clips"] for name in clip["outputs"]}
+    for place in sorted({path.parent for path in listed}):
+        if place.is_dir():
+            found = (path for path in place.iterdir() if _has_suffix(path, IMAGE_SUFFIXES))
+            yield from (f"{path} is not in the manifest" for path in sorted(found) if path not in listed)
 
 
 def check_set(manifest: Mapping, folder: pathlib.Path, source: pathlib.Path | None = None) -> Iterator[str | None]:
     """Compare the files of a set with its manifest: per file None, or one sentence that says what is wrong.
+
+    Images in the folders of the clips that the manifest does not list are reported, too.
 
     ``source`` also compares the files that the set was made from.
     """
     for clip in manifest["clips"]:
         for name, expected in clip["outputs"].items():
             yield _check_frame(folder / name, expected)
+    yield from _strangers(manifest, folder)
     if source is None:
         return
     found = {clip.name: clip for clip in find_clips(source)}

@@ -1,5 +1,6 @@
 """Videos in the layouts users have (NumPy channels last, torch channels first) as uint8 frames, and back."""
 
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -24,6 +25,11 @@ def _as_uint8(video: np.ndarray) -> np.ndarray:
     return np.rint(video).astype(np.uint8)
 
 
+def _as_array(video: torch.Tensor) -> np.ndarray:
+    video = video.detach().movedim(-3, -1).contiguous().cpu()
+    return (video.float() if video.dtype == torch.bfloat16 else video).numpy()  # NumPy has no bfloat16
+
+
 def check_frame(frame: np.ndarray) -> np.ndarray:
     """``frame`` itself, or an error that says why it is no uint8 [H, W, 3] frame."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
@@ -33,7 +39,12 @@ def check_frame(frame: np.ndarray) -> np.ndarray:
 
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
     """One seed per clip: the given ones, or ``seed``, ``seed + 1``, ..."""
-    seeds = [seed + clip for clip in range(count)] if isinstance(seed, (int, np.integer)) else list(seed)
+    single = isinstance(seed, numbers.Integral)
+    if not single and (isinstance(seed, str) or not isinstance(seed, Iterable)):
+        raise TypeError(f"a seed must be an integer or a sequence of integers, got {seed!r}")
+    seeds = [seed + clip for clip in range(count)] if single else list(seed)
+    if not all(isinstance(value, numbers.Integral) for value in seeds):
+        raise TypeError(f"seeds must be integers, got {seeds}")
     if len(seeds) != count:
         raise ValueError(f"{count} clips need one seed or {count}, got {len(seeds)}")
     if any(value < 0 for value in seeds):
@@ -56,7 +67,7 @@ def map_video(video: Video, seed: int | Sequence[int], run: Callable[[Iterable[n
         raise ValueError(
             f"a video must be {EXPECTED}, none of them empty, got {'torch' if is_tensor else 'NumPy'} {shape}"
         )
-    array = _as_uint8(video.movedim(-3, -1).contiguous().cpu().numpy() if is_tensor else video)
+    array = _as_uint8(_as_array(video) if is_tensor else video)
     clips = array.reshape(-1, *(array.shape[-4:] if array.ndim > 3 else (1, *array.shape)))
     results = [np.stack(list(run(clip, one))) for clip, one in zip(clips, seeds_of(seed, len(clips)), strict=True)]
     result = np.stack(results)

@@ -39,7 +39,7 @@ __device__ __forceinline__ void query_taps(const Chunk& chunk, const Centre& cen
   const int lane = lane_index() % kGroupLanes, group = lane_index() / kGroupLanes;
   const int columns = chunk.columns(), taps = chunk.taps();
   const SmallDivisor by_columns(columns);
-#pragma unroll 1
+#pragma unroll 1  // registers are scarce
   for (int base = 0; base < taps; base += kBatchTaps) {
     const T* source[kGroupTaps];
     uint32_t live = 0;  // bit i: tap i of the group is inside the level
@@ -82,7 +82,7 @@ __device__ __forceinline__ void dot_taps(const WindowParams& p, const Tile& tile
                                          int channels, float* taps, int stride) {
   const T* f1 = static_cast<const T*>(fmap1.data) + b * fmap1.stride_b;
   const T* image = static_cast<const T*>(level.data) + b * level.stride_b;
-#pragma unroll 1
+#pragma unroll 1  // registers are scarce
   for (int i = 0; i < kWarpQueries; ++i) {
     const int query = warp_index() * kWarpQueries + i;
     if (!tile.holds(p, query)) continue;  // the same for the whole warp

@@ -157,9 +157,9 @@ def test_whole_recipe(size, preset, monkeypatch):
 @pytest.mark.parametrize("preset", ["realbasicvsr", "star", "level1", "level3"])
 def test_whole_recipe_on_a_texture(preset):
     """With noise, JPEG and codecs, on the mean over seeds."""
-    picture = texture(192, 201, seed=4)
+    picture = texture(160, 169, seed=4)
     still = np.stack([picture] * 2)
-    found = [displacement(frame, picture) for seed in range(16) for frame in degrade(still, preset, seed)]
+    found = [displacement(frame, picture) for seed in range(12) for frame in degrade(still, preset, seed)]
     assert np.abs(np.mean(found, axis=0)).max() < LIMIT
 
 

@@ -11,7 +11,7 @@ from daflow_ext.frames.degrade import LEVELS, PRESETS, DegradeConfig, get_config
 from daflow_ext.frames.degrade.config import FIRST_ORDER, SECOND_ORDER, OrderConfig
 from daflow_ext.frames.degrade.schedule import Schedule, clip_seed
 
-DRAWS = 6000
+DRAWS = 3000
 IID = dataclasses.replace(get_config("realbasicvsr"), param_mode="iid", codec_scope="frame")
 
 
@@ -217,6 +217,16 @@ def test_a_configuration_survives_json(name):
     assert DegradeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_a_name_left_out_is_no_default():
+    """A stored set must not be remade with what the default is today."""
+    for place in (lambda v: v, lambda v: v["orders"][1], lambda v: v["orders"][0]["steps"]):
+        values = get_config("star").to_dict()
+        name = next(iter(place(values)))
+        del place(values)[name]
+        with pytest.raises(ValueError, match=rf"not a degradation configuration: .* lacks {name}"):
+            DegradeConfig.from_dict(values)
+
+
 def test_presets_are_what_they_are_named_after():
     assert (PRESETS["realbasicvsr"].param_mode, PRESETS["realbasicvsr"].codec_scope) == ("walk", "clip")
     assert (PRESETS["star"].param_mode, PRESETS["star"].codec_scope) == ("iid", "frame")
@@ -237,7 +247,10 @@ def test_presets_are_what_they_are_named_after():
         (lambda: OrderConfig(gray_prob=1.5), r"gray_prob .* got"),
         (lambda: DegradeConfig(param_mode="random"), r"param_mode must be one of static, walk, iid, got 'random'"),
         (lambda: DegradeConfig(codec_scope="video"), r"codec_scope must be one of clip, frame, none"),
-        (lambda: DegradeConfig(scale=0), r"scale must be at least 1"),
+        (lambda: DegradeConfig(scale=0), r"scale must be a whole number from 1 up"),
+        (lambda: DegradeConfig(scale=2.5), r"scale must be a whole number from 1 up .* got scale 2.5"),
+        (lambda: DegradeConfig(final_sizes=()), r"final_sizes must be odd, got \(\)"),
+        (lambda: OrderConfig(interpolations=()), r"interpolations must name at least one of area"),
         (lambda: DegradeConfig.from_dict({"preset": "star"}), r"not a degradation configuration"),
     ],
 )

@@ -1,6 +1,7 @@
 """The corruption families by name; a family is a function ``make(size, severity, seed)`` that gives a frame filter."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -57,8 +58,8 @@ def check_corruption(name: str, severity: int) -> Corruption:
     """The family ``name``; ValueError when it or the severity does not exist."""
     if name not in CORRUPTIONS:
         raise ValueError(f"no corruption {name!r}; expected one of {', '.join(sorted(CORRUPTIONS))}")
-    if severity not in SEVERITIES:
-        raise ValueError(f"severity must be 1 (mild) .. 5 (worst), got {severity}")
+    if not isinstance(severity, numbers.Integral) or severity not in SEVERITIES:
+        raise ValueError(f"severity must be a whole number from 1 (mild) to 5 (worst), got {severity!r}")
     return CORRUPTIONS[name]
 
 

@@ -1,0 +1,56 @@
+"""What check_cuda_compile.py reads from the compiler and the linker."""
+
+import importlib.util
+import pathlib
+import subprocess
+
+import pytest
+
+PATH = pathlib.Path(__file__).resolve().parent / "check_cuda_compile.py"
+LOG = """\
+[1/9] Building CUDA object CMakeFiles/_cuda.dir/kernels/cuda/corr_lookup.cu.o
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_ZN6daflow4cuda47_GLOBAL__N__e796b644_14_corr_lookup_cu_a5dc786418\
+corr_lookup_kernelINS0_4HalfELi8EEEvNS0_16CorrLookupParamsE' for 'sm_90'
+ptxas info    : Function properties for _ZN6daflow4cuda
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 120 registers, used 1 barriers, 512 bytes smem
+ptxas info    : Compiling entry function '_ZN6daflow4cuda47_GLOBAL__N__e796b644_14_corr_lookup_cu_a5dc786418\
+corr_lookup_kernelIfLi4EEEvNS0_16CorrLookupParamsE' for 'sm_100'
+    48 bytes stack frame, 60 bytes spill stores, 84 bytes spill loads
+ptxas info    : Used 128 registers, used 0 barriers
+"""
+
+
+@pytest.fixture(scope="module")
+def gate():
+    spec = importlib.util.spec_from_file_location("check_cuda_compile", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_registers_shared_memory_and_spills_are_read(gate):
+    clean, spilling = gate.parse_ptxas(LOG)
+    assert clean[1:] == ("90", 120, 512, 0)
+    assert spilling[1:] == ("100", 128, 0, 144)
+    names = gate.demangle([clean.kernel, spilling.kernel])
+    assert names[clean.kernel] == "corr_lookup: corr_lookup_kernel<Half, 8>"
+    assert names[spilling.kernel] == "corr_lookup: corr_lookup_kernel<float, 4>"
+
+
+def test_symbols_that_nobody_defines_are_found(gate, tmp_path):
+    source = tmp_path / "library.cpp"
+    source.write_text(
+        """
+        extern "C" int aoti_torch_get_dim(void*, long*);
+        extern "C" int aoti_torch_get_current_cuda_stream(int, void**);
+        extern "C" int cublasCreate(void*);
+        extern "C" int call() {
+          return aoti_torch_get_dim(0, 0) + aoti_torch_get_current_cuda_stream(0, 0) + cublasCreate(0);
+        }
+        """
+    )
+    library = tmp_path / "library.so"
+    subprocess.run(["g++", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    assert gate.unexpected_symbols(library) == ["cublasCreate"]
