@@ -63,7 +63,8 @@ def softargmax_flow(
     height, width = grid_size
     if query.shape != key.shape or query.shape[1] != height * width or height * width == 0:
         raise ValueError(
-            f"softargmax_flow: query {_check.spell(query)} and key {_check.spell(key)} must both be [B, {height} * {width}, C]"
+            f"softargmax_flow: query {_check.spell(query)} and key {_check.spell(key)} must both be "
+            f"[B, {height} * {width}, C]"
         )
     if not temperature > 0:
         raise ValueError(f"softargmax_flow: temperature must be > 0, got {temperature!r}")
@@ -85,12 +86,12 @@ def softargmax_flow(
     return SoftargmaxFlow(*out[:4]) if details else out[0]
 
 
-@torch.library.custom_op("daflow_ext::softargmax_flow", mutates_args=())
+@torch.library.custom_op("daflow_ext::softargmax_flow", mutates_args=(), device_types="cpu")
 def _softargmax_flow(
     query: torch.Tensor, key: torch.Tensor, height: int, width: int, temperature: float, radius: int, local: bool,
     details: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """-> flow, confidence, entropy, lse (zeros without ``details``), and the best match in local mode, all [B, h, w]."""
+    """-> flow, confidence, entropy, lse (on the CPU zeros without ``details``), and the best match in local mode."""
     batch, cells, _ = query.shape
     wide = _wide(query)
     flow = query.new_empty((batch, 2, cells), dtype=wide)
@@ -116,6 +117,13 @@ def _softargmax_flow(
     return tuple(out.unflatten(-1, grid) for out in (flow, *extras, best))
 
 
+@_softargmax_flow.register_kernel("cuda")
+def _(query, key, height, width, temperature, radius, local, details):
+    from ..kernels.triton import softargmax_flow as kernels
+
+    return kernels.forward(query, key, height, width, temperature, radius, local)
+
+
 @_softargmax_flow.register_fake
 def _(query, key, height, width, temperature, radius, local, details):
     batch = query.shape[0]
@@ -124,15 +132,15 @@ def _(query, key, height, width, temperature, radius, local, details):
     return flow, *extras, query.new_empty((batch, height, width), dtype=torch.int64)
 
 
-@torch.library.custom_op("daflow_ext::softargmax_flow_backward", mutates_args=())
+@torch.library.custom_op("daflow_ext::softargmax_flow_backward", mutates_args=(), device_types="cpu")
 def _softargmax_flow_backward(
-    grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, flow: torch.Tensor, best: torch.Tensor,
-    temperature: float, radius: int, local: bool,
+    grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, flow: torch.Tensor, lse: torch.Tensor,
+    best: torch.Tensor, temperature: float, radius: int, local: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """dS_ij = P_ij (g_x (x_j - E x) + g_y (y_j - E y)) / temperature, recomputed band by band."""
+    """dS_ij = P_ij (g_x (x_j - E x) + g_y (y_j - E y)) / temperature, recomputed band by band, here without ``lse``."""
     height, width = flow.shape[-2:]
     wide = _wide(query)
-    grad_query = torch.empty_like(query)
+    grad_query = query.new_empty(query.shape)
     grad_key = torch.zeros(key.shape, dtype=wide, device=key.device)
     positions = _positions(height, width, query.device, wide)
     grad, flow, best = grad.flatten(2).to(wide), flow.flatten(2), best.flatten(1)
@@ -151,16 +159,23 @@ def _softargmax_flow_backward(
     return grad_query, grad_key.to(key.dtype)
 
 
+@_softargmax_flow_backward.register_kernel("cuda")
+def _(grad, query, key, flow, lse, best, temperature, radius, local):
+    from ..kernels.triton import softargmax_flow as kernels
+
+    return kernels.backward(grad, query, key, flow, lse, best, temperature, radius, local)
+
+
 @_softargmax_flow_backward.register_fake
-def _(grad, query, key, flow, best, temperature, radius, local):
-    return torch.empty_like(query), key.new_empty(key.shape)
+def _(grad, query, key, flow, lse, best, temperature, radius, local):
+    return query.new_empty(query.shape), key.new_empty(key.shape)
 
 
 def _setup_context(ctx, inputs, output):
     query, key, _, _, temperature, radius, local, _ = inputs
-    flow, *extras, best = output
-    ctx.mark_non_differentiable(*extras, best)
-    ctx.save_for_backward(query, key, flow, best)
+    flow, *extras, lse, best = output
+    ctx.mark_non_differentiable(*extras, lse, best)
+    ctx.save_for_backward(query, key, flow, lse, best)
     ctx.options = (temperature, radius, local)
 
 

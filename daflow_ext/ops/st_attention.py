@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from .. import backends, reference
-from ..reference.st_attention import frame_of_tokens
 from . import _check
+
+_BAND_ELEMENTS = 2**28  # scores alive at once where an LSE needs a pass of its own: 1 GB in float32
 
 
 def st_attention(
@@ -26,16 +27,16 @@ def st_attention(
 ):
     """Every query token of every stream attends to the key tokens of all streams and frames.
 
-    Equivalent to: joining the streams along their tokens, ``softmax(q k^T * scale + bias) v``, and splitting again; bias
-    is -inf between frames more than ``window`` apart, and log(weight) for the keys of a weighted stream.
+    Equivalent to: joining the streams along their tokens, ``softmax(q k^T * scale + bias) v``, and splitting again;
+    bias is -inf between frames more than ``window`` apart, and log(weight) for the keys of a weighted stream.
 
     Shapes:
-        q: list of streams, each [B, F, T_s, heads, d], or [B, L_s, heads, d] for tokens that belong to every frame (with
-        ``frames=F``: L_s = F * T_s tokens, frame by frame). A 5-D stream with one frame beside others with F > 1 belongs
-        to every frame too. k, v: lists of equal length, v shaped as k; they may hold more or fewer streams than q. Any
-        strides with unit stride of d.
-        Returns a list of outputs shaped as q; with ``return_lse`` also a list of float32 log-sum-exps shaped as q
-        without its last axis.
+        q: list of streams, each [B, F, T_s, heads, d], or [B, L_s, heads, d] for tokens that belong to every frame
+        (with ``frames=F``: L_s = F * T_s tokens, frame by frame). A 5-D stream with one frame beside others with F > 1
+        belongs to every frame too. k, v: lists of equal length, v shaped as k; they may hold more or fewer streams than
+        q. Any strides with unit stride of d (other streams are copied by the triton backend).
+        Returns a list of outputs shaped as q; with ``return_lse`` also a list of log-sum-exps, at least float32, shaped
+        as q without its last axis.
     Args:
         scale: of the products, 1/sqrt(d) by default.
         window: tokens of frame i see keys of frames j with |i - j| <= window; None sees all frames.
@@ -45,19 +46,35 @@ def st_attention(
     Raises:
         ValueError, TypeError: lists, shapes, dtypes or devices that do not fit together.
         RuntimeError: the named backend cannot run.
-    Source: DA-Flow (arXiv 2603.23499), section 4.2 (full spatio-temporal attention); online softmax as in FlashAttention.
+    Source: DA-Flow (arXiv 2603.23499), section 4.2, full spatio-temporal attention; online softmax as FlashAttention's.
     """
     _check_streams(q, k, v, frames, window, reference_frames, stream_weights)
+    device = q[0].device
+    if torch.is_autocast_enabled(device.type):  # as scaled_dot_product_attention
+        q, k, v = ([s.to(torch.get_autocast_dtype(device.type)) for s in streams] for streams in (q, k, v))
     scale = q[0].shape[-1] ** -0.5 if scale is None else float(scale)
-    chosen = backends.resolve("st_attention", backend, q[0].device)
+    chosen = backends.resolve("st_attention", backend, device)
     if chosen == "reference":
         return reference.st_attention(
             q, k, v, scale=scale, frames=frames, window=window, reference_frames=reference_frames,
             stream_weights=stream_weights, return_lse=return_lse,
         )  # fmt: skip
-    run = _sdpa if chosen == "sdpa" else _triton
-    outputs, lse = run(q, k, v, scale, frames, window, tuple(reference_frames), stream_weights, return_lse)
-    return (outputs, lse) if return_lse else outputs
+    weights = [1.0] * len(k) if stream_weights is None else [float(weight) for weight in stream_weights]
+    seen = [index for index, stream in enumerate(k) if weights[index] > 0 and _tokens(stream) > 0]
+    if seen:
+        queries, keys, values = ([_by_frame(s, frames) for s in streams] for streams in (q, k, v))
+        run = _sdpa if chosen == "sdpa" else _triton
+        outputs, lse = run(
+            queries, [keys[i] for i in seen], [values[i] for i in seen], scale, window, reference_frames,
+            [weights[i] for i in seen], return_lse,
+        )  # fmt: skip
+    else:  # zeros that stay part of the graph
+        outputs = [s.masked_fill(s.new_ones((), dtype=torch.bool), 0.0) for s in q]
+        lse = [s.new_full(s.shape[:-1], -math.inf, dtype=_wide(s)) for s in q]
+    outputs = [out.reshape(s.shape) for out, s in zip(outputs, q, strict=True)]
+    if not return_lse:
+        return outputs
+    return outputs, [part.reshape(s.shape[:-1]) for part, s in zip(lse, q, strict=True)]
 
 
 def _check_streams(q, k, v, frames, window, reference_frames, stream_weights) -> None:
@@ -68,11 +85,15 @@ def _check_streams(q, k, v, frames, window, reference_frames, stream_weights) ->
         for index, stream in enumerate(streams):
             label = f"{name}[{index}]"
             if stream.dim() not in (4, 5):
-                raise ValueError(f"{op}: {label} must be [B, F, T, heads, d] or [B, L, heads, d], got {_check.spell(stream)}")
+                raise ValueError(
+                    f"{op}: {label} must be [B, F, T, heads, d] or [B, L, heads, d], got {_check.spell(stream)}"
+                )
             _check.floating(op, label, stream, stream.dim(), "[B, (F,) T, heads, d]")
             _check.same(op, "q[0]", q[0], label, stream)
             if stream.shape[0] != q[0].shape[0] or stream.shape[-2:] != q[0].shape[-2:]:
-                raise ValueError(f"{op}: {label} is {_check.spell(stream)} but q[0] is {_check.spell(q[0])}; B, heads, d differ")
+                raise ValueError(
+                    f"{op}: {label} is {_check.spell(stream)} but q[0] is {_check.spell(q[0])}; B, heads, d differ"
+                )
     if len(k) != len(v) or any(key.shape != value.shape for key, value in zip(k, v, strict=True)):
         raise ValueError(f"{op}: k and v must hold streams of the same shapes, got {len(k)} and {len(v)} streams")
     counts = {s.shape[1] for s in (*q, *k) if s.dim() == 5} - {1}
@@ -88,69 +109,168 @@ def _check_streams(q, k, v, frames, window, reference_frames, stream_weights) ->
     if any(not 0 <= frame < total for frame in reference_frames):
         raise ValueError(f"{op}: reference_frames {tuple(reference_frames)} are outside 0..{total - 1}")
     if stream_weights is not None and (len(stream_weights) != len(k) or any(w < 0 for w in stream_weights)):
-        raise ValueError(f"{op}: stream_weights must be {len(k)} numbers >= 0, one per key stream, got {stream_weights!r}")
-
-
-def _sdpa(q, k, v, scale, frames, window, reference_frames, stream_weights, return_lse):
-    """PyTorch's fused attention on packed buffers; a window is one call per query frame on the keys it sees."""
-    queries, keys, values = (torch.cat([_tokens(s) for s in streams], 1).transpose(1, 2) for streams in (q, k, v))
-    bias = None
-    if stream_weights is not None:
-        weights = [math.log(w) if w > 0 else -math.inf for w in stream_weights]
-        bias = queries.new_tensor(weights).repeat_interleave(
-            torch.tensor([_tokens(s).shape[1] for s in k], device=queries.device)
+        raise ValueError(
+            f"{op}: stream_weights must be {len(k)} numbers >= 0, one per key stream, got {stream_weights!r}"
         )
-    if window is None:
-        out, lse = _attend(queries, keys, values, bias, scale, return_lse)
+
+
+def _tokens(stream: torch.Tensor) -> int:
+    return math.prod(stream.shape[1:-2])
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _by_frame(stream: torch.Tensor, frames: int | None) -> torch.Tensor:
+    """[B, F, T, heads, d], with F = 1 for tokens that belong to every frame; a view."""
+    if stream.dim() == 5:
+        return stream
+    return stream.unsqueeze(1) if frames is None else stream.unflatten(1, (frames, stream.shape[1] // frames))
+
+
+# ---- sdpa -----------------------------------------------------------------------------------------------------------
+
+
+def _sdpa(q, k, v, scale, window, reference_frames, weights, return_lse):
+    """PyTorch's fused attention on packed buffers; under a window, one call per frame, on the keys that it sees."""
+    if q[0].device.type != "cpu":  # a bias keeps PyTorch from its fast kernels there, and has the precision of q
+        copies = [int(weight) if weight.is_integer() else 1 for weight in weights]
+        k, v = ([s.repeat(1, 1, n, 1, 1) for s, n in zip(x, copies, strict=True)] for x in (k, v))
+        weights = [weight / n for weight, n in zip(weights, copies, strict=True)]
+    total = max(stream.shape[1] for stream in (*q, *k))
+    if window is None or window >= total - 1:
+        return _attend(q, k, v, scale, weights, return_lse)
+
+    pieces = [[] for _ in q]  # (output, lse) by frame
+    framed = [index for index, stream in enumerate(q) if stream.shape[1] > 1]
+    for frame in range(total if framed else 0):
+        near = range(max(frame - window, 0), min(frame + window + 1, total))
+        spans = [(near.start, near.stop), *((r, r + 1) for r in sorted(set(reference_frames)) if r not in near)]
+        keys, values = ([_frames(stream, spans) for stream in streams] for streams in (k, v))
+        rows = [q[index][:, frame : frame + 1] for index in framed]
+        for index, *piece in zip(framed, *_attend(rows, keys, values, scale, weights, return_lse), strict=True):
+            pieces[index].append(piece)
+    shared = [index for index in range(len(q)) if index not in framed]
+    if shared:
+        found = _attend([q[index] for index in shared], k, v, scale, weights, return_lse)
+        for index, *piece in zip(shared, *found, strict=True):
+            pieces[index].append(piece)
+    outputs = [torch.cat([out for out, _ in by_frame], 1) for by_frame in pieces]
+    return outputs, [torch.cat([lse for _, lse in by_frame], 1) for by_frame in pieces] if return_lse else None
+
+
+def _frames(stream: torch.Tensor, spans: Sequence[tuple[int, int]]) -> torch.Tensor:
+    return stream if stream.shape[1] == 1 else torch.cat([stream[:, first:last] for first, last in spans], 1)
+
+
+def _attend(q, k, v, scale, weights, return_lse):
+    """Every query sees every key: outputs [B, F, T, heads, d], and LSEs without the last axis (or Nones)."""
+    queries, keys, values = (torch.cat([s.flatten(1, 2) for s in x], 1).transpose(1, 2) for x in (q, k, v))
+    bias = None
+    if any(weight != 1 for weight in weights):
+        # float32 beside half precision, where log(3) would be off by 0.3 % (CPU only: CUDA demands one dtype)
+        half_on_cpu = queries.device.type == "cpu" and queries.dtype in (torch.float16, torch.bfloat16)
+        dtype = torch.float32 if half_on_cpu else queries.dtype
+        parts = [s.new_full((_tokens(s),), math.log(weight), dtype=dtype) for s, weight in zip(k, weights, strict=True)]
+        bias = torch.cat(parts).expand(1, 1, queries.shape[2], -1)
+    if queries.shape[2] == 0:
+        out, lse = queries, queries[..., 0]
+    elif return_lse and queries.device.type == "cpu":
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = attend(queries, keys, values, attn_mask=bias, scale=scale)
     else:
-        out = torch.zeros_like(queries)
-        lse = queries.new_full(queries.shape[:-1], -math.inf, dtype=torch.float32) if return_lse else None
-        query_frame, key_frame = frame_of_tokens(q, frames), frame_of_tokens(k, frames)
-        pieces = []
-        for frame in query_frame.unique().tolist():
-            rows = (query_frame == frame).nonzero()[:, 0]
-            if frame < 0:  # a shared query sees everything
-                columns = torch.arange(len(key_frame))
-            else:
-                seen = [other for other in key_frame.unique().tolist()
-                        if other < 0 or abs(other - frame) <= window or other in reference_frames]  # fmt: skip
-                columns = torch.isin(key_frame, torch.tensor(seen)).nonzero()[:, 0]
-            rows, columns = rows.to(queries.device), columns.to(queries.device)
-            part = _attend(
-                queries[:, :, rows], keys[:, :, columns], values[:, :, columns],
-                None if bias is None else bias[columns], scale, return_lse,
-            )  # fmt: skip
-            pieces.append((rows, *part))
-        order = torch.cat([rows for rows, _, _ in pieces]).argsort()
-        out = torch.cat([out for _, out, _ in pieces], 2)[:, :, order]
-        lse = torch.cat([lse for _, _, lse in pieces], 2)[:, :, order] if return_lse else None
-    lengths = [_tokens(s).shape[1] for s in q]
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)
+        lse = _log_sum_exp(queries, keys, bias, scale) if return_lse else None
+    lengths = [_tokens(s) for s in q]
     outputs = [part.reshape(s.shape) for part, s in zip(out.transpose(1, 2).split(lengths, 1), q, strict=True)]
     if not return_lse:
-        return outputs, None
-    return outputs, [p.reshape(s.shape[:-1]) for p, s in zip(lse.transpose(1, 2).split(lengths, 1), q, strict=True)]
+        return outputs, [None] * len(q)
+    parts = lse.detach().to(_wide(lse)).transpose(1, 2).split(lengths, 1)
+    return outputs, [part.reshape(s.shape[:-1]) for part, s in zip(parts, q, strict=True)]
 
 
-def _attend(queries, keys, values, bias, scale, return_lse):
-    """[B, H, Nq, d] x [B, H, Nk, d] -> output, and the LSE [B, H, Nq] if asked for."""
-    if keys.shape[2] == 0 or queries.shape[2] == 0 or (bias is not None and bool((bias == -math.inf).all())):
-        empty = queries.new_full(queries.shape[:-1], -math.inf, dtype=torch.float32)
-        return queries * 0.0, empty if return_lse else None
-    mask = None if bias is None else bias[None, None, None].expand(1, 1, queries.shape[2], -1)
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+@torch.no_grad()
+def _log_sum_exp(queries, keys, bias, scale):
+    """[B, heads, Nq] in bands of rows: a second pass of products, as SDPA does not return it."""
+    rows = max(1, _BAND_ELEMENTS // max(1, queries.shape[0] * queries.shape[1] * keys.shape[2]))
+    parts = []
+    for first in range(0, queries.shape[2], rows):
+        scores = (queries[:, :, first : first + rows].float() @ keys.float().transpose(-1, -2)) * scale
+        parts.append(torch.logsumexp(scores if bias is None else scores + bias[:, :, :1], -1))
+    return torch.cat(parts, -1)
+
+
+# ---- triton ---------------------------------------------------------------------------------------------------------
+
+
+def _triton(q, k, v, scale, window, reference_frames, weights, return_lse):
+    q, k, v = ([s if s.stride(-1) == 1 else s.contiguous() for s in streams] for streams in (q, k, v))
+    if scale <= 0:  # the kernels find the largest score before they scale it
+        sign = -1.0 if scale < 0 else 0.0
+        q, scale = [s * sign for s in q], abs(scale) or 1.0
+    filled = [s for s in q if _tokens(s) > 0]
+    found = torch.ops.daflow_ext.st_attention(
+        filled, k, v, scale, -1 if window is None else window, list(map(int, reference_frames)), weights
+    )
+    *outputs, lse = found if filled else (q[0].new_empty(0),)
+    remaining = iter(outputs)
+    outputs = [next(remaining) if _tokens(s) > 0 else s.clone() for s in q]
     if not return_lse:
-        return out, None
-    with torch.no_grad():
-        if queries.device.type == "cpu":
-            attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            return out, attend(queries, keys, values, attn_mask=mask, scale=scale)[1].float()
-        scores = (queries.float() @ keys.float().transpose(-1, -2)) * scale
-        return out, torch.logsumexp(scores if bias is None else scores + bias, -1)
+        return outputs, None
+    parts = lse.split([_tokens(s) for s in q], -1)  # of [B, heads, N]
+    return outputs, [part.transpose(1, 2).unflatten(1, s.shape[1:3]) for part, s in zip(parts, q, strict=True)]
 
 
-def _triton(q, k, v, scale, frames, window, reference_frames, stream_weights, return_lse):
-    raise NotImplementedError
+@torch.library.custom_op("daflow_ext::st_attention", mutates_args=())
+def _st_attention(
+    q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], v: Sequence[torch.Tensor], scale: float, window: int,
+    reference_frames: Sequence[int], weights: Sequence[float],
+) -> list[torch.Tensor]:  # fmt: skip
+    """The Triton kernels: outputs contiguous, then the LSE [B, heads, tokens of all q]. Opaque to torch.compile."""
+    from ..kernels.triton import st_attention as kernels
+
+    return kernels.forward(q, k, v, scale, window, reference_frames, weights)
 
 
-def _tokens(stream: torch.Tensor) -> torch.Tensor:
-    return stream.flatten(1, 2) if stream.dim() == 5 else stream
+@_st_attention.register_fake
+def _(q, k, v, scale, window, reference_frames, weights):
+    batch, heads = q[0].shape[0], q[0].shape[3]
+    lse = q[0].new_empty((batch, heads, sum(s.shape[1] * s.shape[2] for s in q)), dtype=torch.float32)
+    return [*(s.new_empty(s.shape) for s in q), lse]
+
+
+@torch.library.custom_op("daflow_ext::st_attention_backward", mutates_args=())
+def _st_attention_backward(
+    grads: Sequence[torch.Tensor], q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], v: Sequence[torch.Tensor],
+    outputs: Sequence[torch.Tensor], lse: torch.Tensor, scale: float, window: int, reference_frames: Sequence[int],
+    weights: Sequence[float],
+) -> list[torch.Tensor]:  # fmt: skip
+    from ..kernels.triton import st_attention_backward as kernels
+
+    return kernels.backward(grads, q, k, v, outputs, lse, scale, window, reference_frames, weights)
+
+
+@_st_attention_backward.register_fake
+def _(grads, q, k, v, outputs, lse, scale, window, reference_frames, weights):
+    return [s.new_empty(s.shape) for s in (*q, *k, *v)]
+
+
+def _setup_context(ctx, inputs, output):
+    q, k, v, *ctx.options = inputs
+    *outputs, lse = output
+    ctx.save_for_backward(*q, *k, *v, *outputs, lse)
+    ctx.lengths = len(q), len(k)
+
+
+def _backward(ctx, grads):
+    n, m = ctx.lengths
+    *saved, lse = ctx.saved_tensors
+    q, k, v, outputs = saved[:n], saved[n : n + m], saved[n + m : n + 2 * m], saved[n + 2 * m :]
+    grads = [torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs, strict=False)]
+    found = torch.ops.daflow_ext.st_attention_backward(grads, q, k, v, outputs, lse, *ctx.options)
+    no_frames = [] if len(ctx.options[2]) == 0 else None  # autograd takes an empty list for one of tensors
+    return found[:n], found[n : n + m], found[n + m :], None, None, no_frames, None
+
+
+_st_attention.register_autograd(_backward, setup_context=_setup_context)

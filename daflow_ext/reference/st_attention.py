@@ -30,15 +30,14 @@ def st_attention(
     if window is not None:
         visible = frame_mask(frame_of_tokens(q, frames), frame_of_tokens(k, frames), window, reference_frames)
         scores = scores.masked_fill(~visible.to(scores.device), -math.inf)
-    lse = torch.logsumexp(scores, -1)  # [B, H, Nq]; -inf where a row sees nothing
-    dead = lse == -math.inf
-    weights = (scores - torch.where(dead, 0.0, lse)[..., None]).exp()
+    dead = (scores == -math.inf).all(-1, keepdim=True)  # rows that see nothing
+    weights = scores.masked_fill(dead, 0.0).softmax(-1).masked_fill(dead, 0.0)
     joined = torch.einsum("bhij,bjhd->bihd", weights, values).to(q[0].dtype)
     lengths = [_tokens(s).shape[1] for s in q]
     outputs = [part.reshape(*s.shape[:-1], v[0].shape[-1]) for part, s in zip(joined.split(lengths, 1), q, strict=True)]
     if not return_lse:
         return outputs
-    # [B, H, N] -> per stream, in the shape of the stream without its channels
+    lse = torch.logsumexp(scores.detach(), -1)  # [B, H, Nq]; -inf for dead rows
     parts = lse.transpose(1, 2).split(lengths, 1)
     return outputs, [part.reshape(s.shape[:-1]) for part, s in zip(parts, q, strict=True)]
 

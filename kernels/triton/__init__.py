@@ -1,1 +1,1 @@
-"""Triton kernels: one file per op; empty until the fused attention arrives."""
+"""Triton kernels: one file per op, beside what they share (streams.py) and how they are launched (tuning.py)."""
