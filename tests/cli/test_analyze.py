@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("diffusers", reason="daflow analyze needs diffusers; pip install diffusers")
 
-from daflow_ext.cli import main  # noqa: E402
-from daflow_ext.flow import write_flow  # noqa: E402
-from daflow_ext.frames import read_image, write_image  # noqa: E402
+from daflow_ext.cli import main
+from daflow_ext.flow import write_flow
+from daflow_ext.frames import read_image, write_image
 
 
 @pytest.fixture
@@ -27,7 +27,18 @@ def clip(tmp_path):
 
 def test_table_json_and_picture(clip, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["analyze", str(clip), "--model", "tiny", "--flow", str(tmp_path / "flow"), "--steps", "2", "-o", str(out)]
+    arguments = [
+        "analyze",
+        str(clip),
+        "--model",
+        "tiny",
+        "--flow",
+        str(tmp_path / "flow"),
+        "--steps",
+        "2",
+        "-o",
+        str(out),
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "best layers:" in printed

@@ -5,8 +5,8 @@ import torch
 
 pytest.importorskip("diffusers", reason="the restoration transformer is built on diffusers; pip install diffusers")
 
-from daflow_ext.evaluate.zero_shot import ZeroShotTable, analyze_clip, heat_map, zero_shot_flow  # noqa: E402
-from daflow_ext.features.restoration import LiftedRestoration  # noqa: E402
+from daflow_ext.evaluate.zero_shot import ZeroShotTable, analyze_clip, heat_map, zero_shot_flow
+from daflow_ext.features.restoration import LiftedRestoration
 
 
 def test_shifted_features_give_the_shift_in_pixels():

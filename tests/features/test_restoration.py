@@ -6,12 +6,12 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers", reason="the restoration loop is built on diffusers; pip install diffusers")
 
-from diffusers import AutoencoderKL, AutoencoderTiny, FlowMatchEulerDiscreteScheduler  # noqa: E402
+from diffusers import AutoencoderKL, AutoencoderTiny, FlowMatchEulerDiscreteScheduler
 
-from daflow_ext.features.color_fix import fix_colors  # noqa: E402
-from daflow_ext.features.dit4sr import DiT4SRTransformer2DModel  # noqa: E402
-from daflow_ext.features.restoration import LiftedRestoration, Prompt  # noqa: E402
-from daflow_ext.features.tiling import Tiles  # noqa: E402
+from daflow_ext.features.color_fix import fix_colors
+from daflow_ext.features.dit4sr import DiT4SRTransformer2DModel
+from daflow_ext.features.restoration import LiftedRestoration, Prompt
+from daflow_ext.features.tiling import Tiles
 
 TINY = {
     "sample_size": 16,
@@ -189,7 +189,9 @@ def test_color_fixes_follow_the_source():
     assert torch.equal(fix_colors(drifted, source, "none"), drifted)
 
 
-@pytest.mark.parametrize(("size", "tile", "overlap"), [((20, 34), 12, 4), ((12, 12), 12, 4), ((14, 40), 16, 0), ((8, 8), 64, 16)])
+@pytest.mark.parametrize(
+    ("size", "tile", "overlap"), [((20, 34), 12, 4), ((12, 12), 12, 4), ((14, 40), 16, 0), ((8, 8), 64, 16)]
+)
 def test_tiles_cover_and_blend_to_the_identity(size, tile, overlap):
     tiles = Tiles(size, tile, overlap, 2)
     image = torch.randn(1, 2, 3, *size)

@@ -89,7 +89,9 @@ def test_every_block_equals_official(golden, mode):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("golden_mode", "lift"), [("attn2_lifted", "all"), ("attn2_per_frame", "joint"), ("no_lift", "none")])
+@pytest.mark.parametrize(
+    ("golden_mode", "lift"), [("attn2_lifted", "all"), ("attn2_per_frame", "joint"), ("no_lift", "none")]
+)
 @torch.no_grad()
 def test_lifted_equals_derived(golden, mode, golden_mode, lift, backend):
     derived = golden("derived_lifted")
@@ -117,7 +119,14 @@ def test_dead_tensors_do_not_matter_and_unused_gradients_are_none(golden):
     model = _model(golden, "hq_renorm")
     arguments = _arguments(golden, "b1", "b1_t750")
     model(**arguments).sample.square().sum().backward()
-    dead = ["attn2.add_", "attn2.to_add_out", "attn2.norm_added_", "to_k_control", "3.attn.add_q_proj", "3.attn.norm_added_q"]
+    dead = [
+        "attn2.add_",
+        "attn2.to_add_out",
+        "attn2.norm_added_",
+        "to_k_control",
+        "3.attn.add_q_proj",
+        "3.attn.norm_added_q",
+    ]
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == any(part in name for part in dead), name
 
@@ -127,7 +136,8 @@ def test_full_size_key_list(golden):
     keys = json.loads((golden.folder / "dit4sr_keys.json").read_text())
     listed = keys["keys"] if "keys" in keys else keys
     expected = {
-        name: tuple(entry["shape"]) for name, entry in (listed.items() if isinstance(listed, dict) else ((e["name"], e) for e in listed))
+        name: tuple(entry["shape"])
+        for name, entry in (listed.items() if isinstance(listed, dict) else ((e["name"], e) for e in listed))
     }
     with torch.device("meta"):
         model = DiT4SRTransformer2DModel(keep_unused_attn2_text=True)

@@ -135,7 +135,10 @@ def test_per_frame_timesteps_and_texts(tiny, clip):
     [
         ({"hidden_states": torch.zeros(1, 16, 8, 12)}, r"must be \[B, F, 16, h, w\], got \[1, 16, 8, 12\]"),
         ({"lq_hidden_states": torch.zeros(1, 3, 16, 8, 10)}, "lq_hidden_states is"),
-        ({"hidden_states": torch.zeros(1, 3, 16, 7, 12), "lq_hidden_states": torch.zeros(1, 3, 16, 7, 12)}, "7x12 do not fit"),
+        (
+            {"hidden_states": torch.zeros(1, 3, 16, 7, 12), "lq_hidden_states": torch.zeros(1, 3, 16, 7, 12)},
+            "7x12 do not fit",
+        ),
         ({"timestep": torch.zeros(5)}, r"timestep must be \[\], \[1\] or \[1, 3\], got \[5\]"),
         ({"tap_layers": [9]}, r"tap_layers \[9\] are outside 0..3"),
         ({"early_exit": True}, "early_exit needs tap_layers"),
@@ -149,7 +152,11 @@ def test_bad_input_is_one_clear_sentence(tiny, clip, change, message):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [({"lq_key_mode": "fixed"}, "lq_key_mode must be"), ({"lift": "some"}, "lift must be one of"), ({"qk_norm": None}, "qk_norm must be")],
+    [
+        ({"lq_key_mode": "fixed"}, "lq_key_mode must be"),
+        ({"lift": "some"}, "lift must be one of"),
+        ({"qk_norm": None}, "qk_norm must be"),
+    ],
 )
 def test_bad_config(tiny, config, message):
     with pytest.raises(ValueError, match=message):
