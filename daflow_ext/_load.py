@@ -54,5 +54,7 @@ CPU_MISSING: str | None = _load("_C.abi3.so")
 CUDA_MISSING: str | None = _load_cuda()
 """None when the CUDA kernels are loaded, else why not."""
 
-TRITON_MISSING: str | None = None if importlib.util.find_spec("triton") else "triton is not installed; pip install triton"
+TRITON_MISSING: str | None = (
+    None if importlib.util.find_spec("triton") else "triton is not installed; pip install triton"
+)
 """None when Triton can be imported (which happens at first use), else why not."""

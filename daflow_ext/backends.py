@@ -1,5 +1,5 @@
-"""Which implementation of an op runs: ``reference`` (plain PyTorch), ``cpu`` or ``cuda`` (compiled), ``sdpa`` (PyTorch's
-own fused attention on packed buffers) or ``triton``.
+"""Which implementation of an op runs: ``reference`` (plain PyTorch), ``cpu`` or ``cuda`` (compiled), ``sdpa``
+(PyTorch's own fused attention on packed buffers) or ``triton``.
 
 Every choice can be asked for (:func:`can_run`), named (``backend=``) or left to ``auto``; ``auto`` logs once what it
 chose and why. A named backend that cannot run raises with the remedy; nothing falls back in silence.
@@ -95,7 +95,9 @@ def _automatic(op: str, device_type: str) -> str:
             return backend
         refused.append(f"{backend}: {reason}")
     level = logging.WARNING if refused else logging.INFO
-    _load.logger.log(level, "%s on %s: backend reference%s", op, device_type, f", because {'; '.join(refused)}" if refused else "")
+    _load.logger.log(
+        level, "%s on %s: backend reference%s", op, device_type, f", because {'; '.join(refused)}" if refused else ""
+    )
     return "reference"
 
 

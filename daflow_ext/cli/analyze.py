@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 HELP = "zero-shot flow per layer and denoising step of a restoration transformer"
 DESCRIPTION = """\
-For every layer and denoising step: flow by softargmax of the HQ query of a frame and the HQ key of the next, against the
-true flow or that of a RAFT teacher on the clean frames. Prints the table (end-point error in pixels) and the best layers;
-writes OUT/zero_shot.json and OUT/zero_shot.png.
+For every layer and denoising step: flow by softargmax of the HQ query of a frame and the HQ key of the next, against
+the true flow or that of a RAFT teacher on the clean frames. Prints the table (end-point error in pixels) and the best
+layers; writes OUT/zero_shot.json and OUT/zero_shot.png.
 
 LQ is a folder of frames (or a video). The true flow comes from --flow (files named after the first frame of each pair)
 or, as pseudo ground truth, from --teacher weights run on --hq (the clean frames; default: LQ itself)."""
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="DIR",
         required=True,
-        help="folder with transformer/, vae/, scheduler/ and prompt.safetensors; or 'tiny': an untrained model to try this",
+        help="folder with transformer/, vae/, scheduler/ and prompt.safetensors; or 'tiny', an untrained toy model",
     )
     parser.add_argument("--hq", metavar="HQ", type=pathlib.Path, help="clean frames of the same scene, for the teacher")
     parser.add_argument("--teacher", metavar="W", type=pathlib.Path, help="RAFT weights for pseudo ground truth")
@@ -159,7 +159,9 @@ def _teacher(args):
             hq, _ = next(clean, (None, None))
             if hq is None or hq.shape != frames.shape:
                 found = "nothing" if hq is None else list(hq.shape)
-                raise ValueError(f"{args.hq}: the clean clip beside {names[0]} is {found}, expected {list(frames.shape)}")
+                raise ValueError(
+                    f"{args.hq}: the clean clip beside {names[0]} is {found}, expected {list(frames.shape)}"
+                )
         padder = InputPadder(hq.shape)
         first, second = padder.pad(hq[:-1].to(args.device), hq[1:].to(args.device))
         flow = padder.unpad(model(first, second, iters=args.iters, test_mode=True)[1]).cpu()

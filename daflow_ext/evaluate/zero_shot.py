@@ -88,8 +88,8 @@ def analyze_clip(
     """
     if flow.shape != (frames.shape[0] - 1, 2, *frames.shape[-2:]) or valid.shape != (flow.shape[0], *flow.shape[-2:]):
         raise ValueError(
-            f"frames are {list(frames.shape)}, so flow must be [{frames.shape[0] - 1}, 2, H, W] and valid without the 2; "
-            f"got {list(flow.shape)} and {list(valid.shape)}"
+            f"frames are {list(frames.shape)}, so flow must be [{frames.shape[0] - 1}, 2, H, W] and valid without the "
+            f"2; got {list(flow.shape)} and {list(valid.shape)}"
         )
     cell = 8 * restoration.transformer.config.patch_size
     totals, timesteps = [], []
@@ -140,7 +140,10 @@ def heat_map(table: ZeroShotTable) -> torch.Tensor:
     base = top + steps * cell_h + plot + 20  # curves: one per step, error upward
     for row in range(steps):
         points = [
-            (left + column * cell_w + cell_w // 2, base - int(plot * 0.9 * (epe[row, column] - low) / max(high - low, 1e-9)))
+            (
+                left + column * cell_w + cell_w // 2,
+                base - int(plot * 0.9 * (epe[row, column] - low) / max(high - low, 1e-9)),
+            )
             for column in range(layers)
         ]
         color = cv2.applyColorMap(np.uint8([[255 * row // max(steps - 1, 1)]]), cv2.COLORMAP_COOL)[0, 0, ::-1].tolist()

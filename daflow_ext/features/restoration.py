@@ -153,7 +153,7 @@ class LiftedRestoration:
 
     @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """[B, F, 3, H, W] in [0, 255], sides multiples of 16, to latents [B, F, 16, H/8, W/8]; the mode, no sampling."""
+        """[B, F, 3, H, W] in [0, 255], sides multiples of 16, to latents [B, F, 16, H/8, W/8]: the mode, no sample."""
         images = (frames.to(self.vae.dtype) / 127.5 - 1).flatten(0, 1)
         encoded = self.vae.encode(images)
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
@@ -174,7 +174,7 @@ class LiftedRestoration:
     def _shift(self) -> float:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
-    # ---- the loop -----------------------------------------------------------------------------------------------------
+    # ---- the loop ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def steps(

@@ -8,4 +8,13 @@ from .softargmax_flow import SoftargmaxFlow, softargmax_flow
 from .st_attention import st_attention
 from .volume_lookup import volume_lookup
 
-__all__ = ["SoftargmaxFlow", "bilinear_sample", "corr_lookup", "corr_pyramid", "qk_norm", "softargmax_flow", "st_attention", "volume_lookup"]
+__all__ = [
+    "SoftargmaxFlow",
+    "bilinear_sample",
+    "corr_lookup",
+    "corr_pyramid",
+    "qk_norm",
+    "softargmax_flow",
+    "st_attention",
+    "volume_lookup",
+]

@@ -98,14 +98,17 @@ def _softargmax_flow(
     extras = [query.new_zeros((batch, cells), dtype=torch.float32) for _ in range(3)]  # confidence, entropy, lse
     best = torch.zeros((batch, cells), dtype=torch.int64, device=query.device)
     positions = _positions(height, width, query.device, wide)
+    matrices = _Matrices(query)
     for item in range(batch):
         for rows, columns in _bands(height, width, radius, local):
-            scores = _scores(query[item, rows], key[item, columns], temperature)
+            scores = _scores(query[item, rows], key[item, columns], temperature, matrices)
             if local:
                 best[item, rows] = scores.argmax(-1)
             _mask(scores, positions[rows], positions[columns], positions[best[item, rows]], radius, local)
-            weights = scores.softmax(-1)
-            flow[item, :, rows] = (weights @ positions[columns] - positions[rows]).T
+            weights = torch.softmax(scores, -1, out=matrices("weights", scores.shape) if details else scores)
+            # two products with a vector read the weights faster than one with two columns
+            expected = torch.stack([weights.mv(axis) for axis in positions[columns].T.contiguous()])
+            flow[item, :, rows] = expected - positions[rows].T
             if details:
                 largest = weights.amax(-1)
                 lse = scores.amax(-1) - largest.log()
@@ -144,18 +147,19 @@ def _softargmax_flow_backward(
     grad_key = torch.zeros(key.shape, dtype=wide, device=key.device)
     positions = _positions(height, width, query.device, wide)
     grad, flow, best = grad.flatten(2).to(wide), flow.flatten(2), best.flatten(1)
+    matrices = _Matrices(query)
     for item in range(query.shape[0]):
         for rows, columns in _bands(height, width, radius, local):
-            scores = _scores(query[item, rows], key[item, columns], temperature)
+            scores = _scores(query[item, rows], key[item, columns], temperature, matrices)
             _mask(scores, positions[rows], positions[columns], positions[best[item, rows]], radius, local)
-            weights = scores.softmax(-1)
-            g = grad[item, :, rows].T  # [rows, 2]
+            weights = torch.softmax(scores, -1, out=scores)
+            g = grad[item, :, rows].T / temperature  # [rows, 2]
             expected = flow[item, :, rows].T + positions[rows]
-            lever = g @ positions[columns].T
+            lever = torch.mm(g, positions[columns].T, out=matrices("lever", scores.shape))
             lever -= (g * expected).sum(-1, keepdim=True)
-            weights.mul_(lever).div_(temperature)
+            weights *= lever
             grad_query[item, rows] = (weights @ key[item, columns].to(wide)).to(query.dtype)
-            grad_key[item, columns] += weights.T @ query[item, rows].to(wide)
+            grad_key[item, columns].addmm_(weights.T, query[item, rows].to(wide))
     return grad_query, grad_key.to(key.dtype)
 
 
@@ -209,11 +213,28 @@ def _bands(height: int, width: int, radius: int, local: bool):
         yield slice(top * width, bottom * width), slice(first * width, last * width)
 
 
-def _scores(query: torch.Tensor, key: torch.Tensor, temperature: float) -> torch.Tensor:
+class _Matrices:
+    """Memory of the matrices of a band, used again for every band: fresh pages each time would cost a fifth more."""
+
+    def __init__(self, like: torch.Tensor):
+        self._like = like
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str, shape: tuple[int, int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        rows, columns = shape
+        if name not in self._memory or self._memory[name].numel() < rows * columns:
+            self._memory[name] = self._like.new_empty(rows * columns, dtype=dtype or _wide(self._like))
+        return self._memory[name][: rows * columns].view(rows, columns)
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, temperature: float, matrices: _Matrices) -> torch.Tensor:
     """[rows, columns] in float32 at least; half-precision features are multiplied as they are (faster)."""
-    if query.dtype in (torch.float32, torch.float64):
-        return (query / temperature) @ key.T  # scaled where it is cheap
-    return (query @ key.T).float().div_(temperature)
+    shape = (query.shape[0], key.shape[0])
+    scores = matrices("scores", shape)
+    if query.dtype == scores.dtype:
+        return torch.mm(query / temperature, key.T, out=scores)  # scaled where it is cheap
+    products = torch.mm(query, key.T, out=matrices("products", shape, query.dtype))
+    return torch.div(products, temperature, out=scores)
 
 
 def _mask(scores, own, cells, best, radius: int, local: bool) -> None:

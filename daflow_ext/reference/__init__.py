@@ -13,4 +13,13 @@ from .softargmax_flow import softargmax_flow
 from .st_attention import st_attention
 from .volume_lookup import volume_lookup
 
-__all__ = ["bilinear_sample", "corr_lookup", "corr_pyramid", "inside_mask", "qk_norm", "softargmax_flow", "st_attention", "volume_lookup"]
+__all__ = [
+    "bilinear_sample",
+    "corr_lookup",
+    "corr_pyramid",
+    "inside_mask",
+    "qk_norm",
+    "softargmax_flow",
+    "st_attention",
+    "volume_lookup",
+]

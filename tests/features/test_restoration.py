@@ -39,8 +39,13 @@ def prompt():
 def restoration(prompt):
     def make(vae=None, **options):
         torch.manual_seed(3)
-        vae = vae or AutoencoderTiny(latent_channels=16, encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
-                                     num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1))  # fmt: skip
+        vae = vae or AutoencoderTiny(
+            latent_channels=16,
+            encoder_block_out_channels=(8,) * 4,
+            decoder_block_out_channels=(8,) * 4,
+            num_encoder_blocks=(1,) * 4,
+            num_decoder_blocks=(1,) * 4,
+        )
         transformer = DiT4SRTransformer2DModel(**TINY)
         for parameter in transformer.parameters():
             if parameter.dim() > 1:

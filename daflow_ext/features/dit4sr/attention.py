@@ -71,7 +71,9 @@ class StreamAttention(nn.Module):
     def hq_query_key(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised query and key of the HQ stream, [B, F, N, heads, d]: what the feature taps keep."""
         weights = [self.norm_q.weight, self.norm_k.weight]
-        query, key = qk_norm([self._heads(self.to_q(x)), self._heads(self.to_k(x))], weights, backend=self._norm_backend)
+        query, key = qk_norm(
+            [self._heads(self.to_q(x)), self._heads(self.to_k(x))], weights, backend=self._norm_backend
+        )
         return query, key
 
     @property

@@ -28,12 +28,8 @@ class Modulation(nn.Module):
         self.linear = None
 
     def forward(self, conditioning: torch.Tensor | int) -> tuple[torch.Tensor, ...]:
-        if isinstance(conditioning, int):
-            out = self.table[conditioning][None, None]
-        else:
-            out = self.linear(conditioning)
+        out = self.table[conditioning][None, None] if isinstance(conditioning, int) else self.linear(conditioning)
         return out.unsqueeze(-2).chunk(self.chunks, dim=-1)
-
 
 
 def modulate(tokens: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -65,7 +61,7 @@ class ControlledFeedForward(FeedForward):
 
 
 class DiT4SRBlock(nn.Module):
-    """x (HQ), y (LQ), text -> the same three after attention and feed-forward; see the module docstring of transformer."""
+    """x (HQ), y (LQ), text -> the same three after attention and feed-forward; equations in transformer.py."""
 
     def __init__(
         self, dim: int, heads: int, head_dim: int, *, dual: bool, last: bool, lq_key_mode: str, unused_attn2_text: bool
@@ -105,7 +101,9 @@ class DiT4SRBlock(nn.Module):
         if self.last:
             text_scale, text_shift = self.norm1_context(conditioning)
         else:
-            text_shift, text_scale, text_gate, text_shift_f, text_scale_f, text_gate_f = self.norm1_context(conditioning)
+            text_shift, text_scale, text_gate, text_shift_f, text_scale_f, text_gate_f = self.norm1_context(
+                conditioning
+            )
         out_x, out_y, out_text, taps = self.attn(
             modulate(x, shift_a, scale_a),
             modulate(y, shift_a, scale_a),
@@ -120,9 +118,7 @@ class DiT4SRBlock(nn.Module):
             )
             x, y = x + gate * dual_x, y + gate * dual_y
         x, y = x + gate_a * out_x, y + gate_a * out_y
-        ff_x, ff_y = self.ff(
-            modulate(x, shift_f, scale_f), modulate(y, shift_f, scale_f), grid, control_scale
-        )
+        ff_x, ff_y = self.ff(modulate(x, shift_f, scale_f), modulate(y, shift_f, scale_f), grid, control_scale)
         x, y = x + gate_f * ff_x, y + gate_f * ff_y
         if self.last:
             return x, y, None, taps

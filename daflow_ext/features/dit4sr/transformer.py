@@ -6,8 +6,8 @@ Per block, on the HQ stream x, the LQ stream y and the text stream:
     x += gate_2 attn2(x'' | x'', y'')        y likewise           (blocks with dual attention)
     x += gate_f W2 (GELU(W1 x') + s conv3x3(GELU(W1 y')))         y likewise, without the convolution
 
-Lifting changes attention only: each stream's tokens of all frames are seen at once, (B F) T -> B (F T). There are no new
-parameters and no frame positions, so permuting frames permutes outputs.
+Lifting changes attention only: each stream's tokens of all frames are seen at once, (B F) T -> B (F T). There are no
+new parameters and no frame positions, so permuting frames permutes outputs.
 
 Source: DiT4SR (arXiv 2503.23580) and DA-Flow (arXiv 2603.23499); written from their description and the published key
 list, checked against outputs of the official code.
@@ -50,8 +50,8 @@ class DiT4SRTransformer2DModel(StrictLoadingMixin, ModelMixin, ConfigMixin, Peft
     """The restoration transformer; see the module docstring for the equations.
 
     Args (beside those of diffusers' ``SD3Transformer2DModel``):
-        lq_key_mode: ``"hq_renorm"`` for dit4sr_q and dit4sr_f, ``"own"`` for dit4sr_r1: two published forward passes for
-            one key layout. Loading checks it against ``to_k_control``, which is all zero exactly in the former.
+        lq_key_mode: ``"hq_renorm"`` for dit4sr_q and dit4sr_f, ``"own"`` for dit4sr_r1: two published forward passes
+            for one key layout. Loading checks it against ``to_k_control``, which is all zero exactly in the former.
         control_conv_scale: factor of the LQ-to-HQ convolution; 1.2 in the published inference code, 1.0 for training.
         lift: which attentions see all frames: ``"none"``, ``"joint"`` (the three-stream one), ``"all"``.
         window: lifted attention sees frames at most this far apart; None for all.
@@ -60,9 +60,9 @@ class DiT4SRTransformer2DModel(StrictLoadingMixin, ModelMixin, ConfigMixin, Peft
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["DiT4SRBlock"]
-    _repeated_blocks = ["DiT4SRBlock"]
-    _skip_layerwise_casting_patterns = ["pos_embed", "norm"]
+    _no_split_modules = ("DiT4SRBlock",)
+    _repeated_blocks = ("DiT4SRBlock",)
+    _skip_layerwise_casting_patterns = ("pos_embed", "norm")
 
     @register_to_config
     def __init__(
@@ -144,7 +144,7 @@ class DiT4SRTransformer2DModel(StrictLoadingMixin, ModelMixin, ConfigMixin, Peft
 
     @torch.no_grad()
     def tabulate_conditioning(self, timesteps: Sequence[float], pooled_projections: torch.Tensor) -> None:
-        """Precompute every AdaLN output for a fixed schedule and prompt, and drop the AdaLN linears (28 % of the weights).
+        """Precompute every AdaLN output for a fixed schedule and prompt; drop the AdaLN linears (28 % of the weights).
 
         Afterwards ``forward`` accepts only these timesteps, and ``pooled_projections`` is ignored. Inference only.
 
@@ -184,12 +184,14 @@ class DiT4SRTransformer2DModel(StrictLoadingMixin, ModelMixin, ConfigMixin, Peft
             tap_layers: layers (0-based) whose HQ query and key are returned; views, no copies.
             tap_tokens: also return their post-AdaNorm HQ tokens.
             early_exit: stop at the last tapped layer's query and key; ``sample`` is None.
-            share_text: keep one text copy for all frames, counted F times: equal to a copy per frame, cheaper. Needs one
-                text and timestep per clip, ``lift != "none"`` and no window.
+            share_text: keep one text copy for all frames, counted F times: equal to a copy per frame, cheaper. Needs
+                one text and timestep per clip, ``lift != "none"`` and no window.
         Raises:
             ValueError: shapes or options that do not fit together.
         """
-        self._check(hidden_states, lq_hidden_states, encoder_hidden_states, timestep, tap_layers, early_exit, share_text)
+        self._check(
+            hidden_states, lq_hidden_states, encoder_hidden_states, timestep, tap_layers, early_exit, share_text
+        )
         batch, frames, _, height, width = hidden_states.shape
         patch = self.config.patch_size
         grid = (height // patch, width // patch)

@@ -37,15 +37,13 @@ class StrictLoadingMixin:
 
         Under ``hq_renorm`` these tensors get no gradient and keep their initial zeros; under ``own`` they are trained.
         """
-        zero = all(
-            not bool(tensor.any()) for key, tensor in self.state_dict().items() if "to_k_control" in key
-        )
+        zero = all(not bool(tensor.any()) for key, tensor in self.state_dict().items() if "to_k_control" in key)
         mode = self.config.lq_key_mode
         if zero == (mode == "own"):
             found, other = ("all zero", "hq_renorm") if zero else ("trained", "own")
             raise ValueError(
-                f"{name}: to_k_control is {found}, which belongs to lq_key_mode={other!r}, but the model was loaded with "
-                f"{mode!r}; pass lq_key_mode={other!r} (check_lq_key_mode=False to insist)"
+                f"{name}: to_k_control is {found}, which belongs to lq_key_mode={other!r}, but the model was loaded "
+                f"with {mode!r}; pass lq_key_mode={other!r} (check_lq_key_mode=False to insist)"
             )
 
     @classmethod
@@ -63,7 +61,9 @@ class StrictLoadingMixin:
         try:
             missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
         except RuntimeError as error:  # shapes that differ
-            raise ValueError(f"not an SD3.5 transformer of this configuration: {str(error).splitlines()[1].strip()}") from error
+            raise ValueError(
+                f"not an SD3.5 transformer of this configuration: {str(error).splitlines()[1].strip()}"
+            ) from error
         missing = [key for key in missing if "control" not in key]
         if missing or unexpected:
             raise ValueError(f"not an SD3.5 transformer: missing {missing[:3]}, unexpected {unexpected[:3]}")

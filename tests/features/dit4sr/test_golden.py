@@ -134,7 +134,7 @@ def test_dead_tensors_do_not_matter_and_unused_gradients_are_none(golden):
 def test_full_size_key_list(golden):
     """All 1383 keys with their shapes, without allocating 2.7 B parameters."""
     keys = json.loads((golden.folder / "dit4sr_keys.json").read_text())
-    listed = keys["keys"] if "keys" in keys else keys
+    listed = keys.get("keys", keys)
     expected = {
         name: tuple(entry["shape"])
         for name, entry in (listed.items() if isinstance(listed, dict) else ((e["name"], e) for e in listed))
