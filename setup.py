@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
@@ -56,7 +57,13 @@ def pybind11_include(torch) -> str:
 
 
 def triton_line() -> str:
-    return "Triton: no Triton kernels in this version"
+    kernels = ", ".join(
+        sorted(path.stem for path in (ROOT / "kernels/triton").glob("*_*.py") if "backward" not in path.stem)
+    )
+    folders = {sysconfig.get_path("platlib"), sysconfig.get_path("purelib")}
+    if any((pathlib.Path(folder) / "triton/__init__.py").is_file() for folder in folders):
+        return f"Triton: {kernels} (compiled at first use)"
+    return f"Triton: {kernels} will not run, because triton is not installed (`pip install triton`)"
 
 
 class CMakeBuild(build_ext):
