@@ -54,7 +54,7 @@ def python(tmp_path_factory) -> pathlib.Path:
     Links instead of a second torch (900 MB): for pip, setuptools and the torch locator they are installed packages.
     """
     folder = tmp_path_factory.mktemp("venv")
-    _run([sys.executable, "-m", "venv", folder])
+    _run([sys.executable, "-m", "venv", "--without-pip", folder])
     fresh = folder / "bin/python"
     target = pathlib.Path(_run([fresh, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]).strip())
     for entry in pathlib.Path(sysconfig.get_path("platlib")).iterdir():
