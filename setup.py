@@ -56,7 +56,7 @@ def pybind11_include(torch) -> str:
 
 
 def triton_line() -> str:
-    return "Triton: no Triton kernels in this version"
+    return "Triton: kernels are compiled at first use"
 
 
 class CMakeBuild(build_ext):
