@@ -9,6 +9,7 @@ from ..reference.softargmax_flow import DEFAULT_LOCAL_RADIUS
 from . import _check
 
 _CHUNK_ELEMENTS = 2**22  # scores alive at once on the CPU: 16 MB in float32
+_KEYS_AT_ONCE = 2048  # keys widened to float32 at once
 
 
 class SoftargmaxFlow(NamedTuple):
@@ -214,27 +215,27 @@ def _bands(height: int, width: int, radius: int, local: bool):
 
 
 class _Matrices:
-    """Memory of the matrices of a band, used again for every band: fresh pages each time would cost a fifth more."""
+    """Memory of the matrices of a band, used again for every band: fresh pages for each would cost a fifth of the time."""
 
     def __init__(self, like: torch.Tensor):
         self._like = like
         self._memory: dict[str, torch.Tensor] = {}
 
-    def __call__(self, name: str, shape: tuple[int, int], dtype: torch.dtype | None = None) -> torch.Tensor:
+    def __call__(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
         rows, columns = shape
         if name not in self._memory or self._memory[name].numel() < rows * columns:
-            self._memory[name] = self._like.new_empty(rows * columns, dtype=dtype or _wide(self._like))
+            self._memory[name] = self._like.new_empty(rows * columns, dtype=_wide(self._like))
         return self._memory[name][: rows * columns].view(rows, columns)
 
 
 def _scores(query: torch.Tensor, key: torch.Tensor, temperature: float, matrices: _Matrices) -> torch.Tensor:
-    """[rows, columns] in float32 at least; half-precision features are multiplied as they are (faster)."""
-    shape = (query.shape[0], key.shape[0])
-    scores = matrices("scores", shape)
-    if query.dtype == scores.dtype:
-        return torch.mm(query / temperature, key.T, out=scores)  # scaled where it is cheap
-    products = torch.mm(query, key.T, out=matrices("products", shape, query.dtype))
-    return torch.div(products, temperature, out=scores)
+    """[rows, columns] in float32 at least: PyTorch would round the products of half precision to half precision."""
+    scores = matrices("scores", (query.shape[0], key.shape[0]))
+    query = query.to(scores.dtype) / temperature  # scaled where it is cheap
+    for first in range(0, key.shape[0], _KEYS_AT_ONCE):
+        last = first + _KEYS_AT_ONCE
+        torch.mm(query, key[first:last].to(scores.dtype).T, out=scores[:, first:last])
+    return scores
 
 
 def _mask(scores, own, cells, best, radius: int, local: bool) -> None:

@@ -80,7 +80,7 @@ CONFIGS: dict[str, dict[int, dict[str, dict[int, Config]]]] = {
         },
         90: {
             _HALF: {64: Config((128, 64), 8, 2), 128: Config((64, 64), 4, 2)},
-            _TF32: {64: Config((64, 32), 4, 2), 128: Config((64, 32), 4, 2)},
+            _TF32: {64: Config((64, 32), 4, 2), 128: Config((64, 32), 8, 2)},
             _TF32X3: {64: Config((64, 32), 4, 2), 128: Config((64, 16), 4, 1)},
         },
         100: {
