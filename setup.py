@@ -58,7 +58,7 @@ def pybind11_include(torch) -> str:
 
 def triton_line() -> str:
     kernels = ", ".join(
-        sorted(path.stem for path in (ROOT / "kernels/triton").glob("*_*.py") if "backward" not in path.stem)
+        sorted(path.stem for path in (ROOT / "kernels/triton").glob("[a-z]*_*.py") if "backward" not in path.stem)
     )
     folders = {sysconfig.get_path("platlib"), sysconfig.get_path("purelib")}
     if any((pathlib.Path(folder) / "triton/__init__.py").is_file() for folder in folders):
