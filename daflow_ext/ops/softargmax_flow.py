@@ -215,7 +215,7 @@ def _bands(height: int, width: int, radius: int, local: bool):
 
 
 class _Matrices:
-    """Memory of the matrices of a band, used again for every band: fresh pages each time would cost a fifth more."""
+    """Memory of the matrices of a band, used again for every band: fresh pages would cost a fifth of the time."""
 
     def __init__(self, like: torch.Tensor):
         self._like = like

@@ -153,11 +153,13 @@ class Plan:
         self.batch, _, _, self.heads, self.width = q[0].shape
         if len(k) > MAX_KEY_STREAMS:
             raise ValueError(
-                f"st_attention: the triton backend takes up to {MAX_KEY_STREAMS} key streams, got {len(k)}"
+                f"st_attention: the triton backend takes up to {MAX_KEY_STREAMS} key streams, got {len(k)}; "
+                "join some of them, or use backend='sdpa'"
             )
         if self.width > MAX_HEAD_DIM:
             raise ValueError(
-                f"st_attention: the triton backend takes heads of up to {MAX_HEAD_DIM} channels, got {self.width}"
+                f"st_attention: the triton backend takes heads of up to {MAX_HEAD_DIM} channels, got {self.width}; "
+                "use backend='sdpa'"
             )
         total_frames = max(stream.shape[1] for stream in (*q, *k))
         self.dense = window < 0 or window >= total_frames - 1

@@ -1,4 +1,4 @@
-"""softargmax_flow: every backend against tables, the reference in double precision, a torch chain; properties."""
+"""softargmax_flow: every backend against tables, the reference in double precision, SDPA's error; its properties."""
 
 import dataclasses
 import importlib
