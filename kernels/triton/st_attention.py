@@ -18,6 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import tuning
 from .streams import (
+    Stream,
     count_runs,
     describe,
     first_tiles,
@@ -44,12 +45,12 @@ def _load_tile(
     start, stride, descriptor, corner, first, length,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Tokens first..first+ROWS-1 of a run, through pointers or the descriptor [B, frames, tokens, heads, d]."""
+    """Tokens first..first+ROWS-1 of a run, through pointers or the descriptor [B, tokens, heads, d] of the stream."""
     if descriptor is None:
         return load_rows(start, stride, first, length, ROWS, WIDTH, BLOCK_WIDTH)
     else:
-        batch, frame, token, head = corner
-        return descriptor.load([batch, frame, token + first, head, 0]).reshape(ROWS, BLOCK_WIDTH)
+        batch, token, head = corner
+        return descriptor.load([batch, token + first, head, 0]).reshape(ROWS, BLOCK_WIDTH)
 
 
 @triton.jit
@@ -69,8 +70,7 @@ def _attend_run(
     """Add a run of keys, ``frames`` frames from ``frame`` on, to the running softmax of a tile of queries."""
     length = frames * key.tokens
     k_start, v_start = start_of(key, batch, head, frame), start_of(value, batch, head, frame)
-    # descriptors of joined streams have one frame of all tokens
-    corner = (batch, tl.where(key.joined != 0, 0, frame), tl.where(key.joined != 0, frame * key.tokens, 0), head)
+    corner = (batch, frame * key.tokens, head)
 
     last = (tl.cdiv(length, BLOCK_N) - 1) * BLOCK_N
     k = _load_tile(k_start, key.stride_token, key_descriptor, corner, 0, length, BLOCK_N, WIDTH, BLOCK_WIDTH)
@@ -174,9 +174,6 @@ class Plan:
             "PRECISION": tuning.dot_precision(q[0].dtype),
         }
 
-    def config(self, kernel: str, dtype: torch.dtype) -> tuning.Config:
-        return tuning.config(kernel, dtype, self.width)
-
 
 def forward(
     q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], v: Sequence[torch.Tensor], scale: float, window: int,
@@ -191,7 +188,7 @@ def forward(
     with tuning.on_device(q[0].device):
         keys, values = describe(k, v, join=plan.dense)
         one_run = not plan.reference and all(key.joined for key in keys)
-        config = plan.config("st_attention" if one_run else "st_attention_runs", q[0].dtype)
+        config, descriptors = _loads(keys, values, one_run)
         block_m, block_n = config.tile
         outputs = [torch.empty(stream.shape, dtype=stream.dtype, device=stream.device) for stream in q]
         lse = torch.empty((plan.batch, plan.heads, plan.tokens), dtype=torch.float32, device=q[0].device)
@@ -199,27 +196,38 @@ def forward(
         tiles = first_tiles(queries, block_m)
         _forward[(tiles[-1] * plan.batch * plan.heads,)](
             queries, keys, values, outs, lse, tiles, plan.reference, plan.shifts, plan.scale, plan.window, plan.heads,
-            plan.tokens, *_descriptors(keys, k, config), *_descriptors(values, v, config),
+            plan.tokens, *descriptors,
             ONE_RUN=one_run, BLOCK_M=block_m, BLOCK_N=block_n, **plan.constants, **config.options,
         )  # fmt: skip
     return [*outputs, lse]
 
 
-def _descriptors(streams, tensors: Sequence[torch.Tensor], config: tuning.Config) -> list[TensorDescriptor | None]:
-    """One per key stream; None where the config wants none, or an address or stride is not a multiple of 16 bytes."""
-    found: list[TensorDescriptor | None] = [None] * MAX_KEY_STREAMS
-    if not config.descriptors:
-        return found
-    for index, (stream, tensor) in enumerate(zip(streams, tensors, strict=True)):
-        batch, frames, tokens, heads, width = tensor.shape
-        if stream.joined:
-            frames, tokens = 1, frames * tokens
-        shape = [batch, frames, tokens, heads, width]
-        # the stride of an axis of one element is never used, but is checked: any multiple of 16 bytes will do
-        strides = [stride if size > 1 else 16 for size, stride in zip(shape[:4], stream[1:5], strict=True)]
-        bytes_per_element = tensor.element_size()
-        aligned = all(stride > 0 and stride * bytes_per_element % 16 == 0 for stride in strides)
-        if aligned and tensor.data_ptr() % 16 == 0:
-            block = [1, 1, config.tile[1], 1, max(16, triton.next_power_of_2(width))]
-            found[index] = TensorDescriptor(tensor, shape, [*strides, 1], block)
-    return found
+def _loads(
+    keys: Sequence[Stream], values: Sequence[Stream], one_run: bool
+) -> tuple[tuning.Config, list[TensorDescriptor | None]]:  # fmt: skip
+    """Launch options, and how keys and values come in: all of them through descriptors, or all through pointers.
+
+    Descriptors need streams without gaps between frames, and addresses and strides that are multiples of 16 bytes.
+    """
+    tensor = keys[0].pointer
+    config = tuning.config("st_attention", tensor.dtype, tensor.shape[-1])
+    none: list[TensorDescriptor | None] = [None] * MAX_KEY_STREAMS
+    if one_run and not config.descriptors:
+        return config, none * 2
+    if one_run:
+        found = [[_descriptor(stream, config.tile[1]) for stream in streams] for streams in (keys, values)]
+        if None not in found[0] + found[1]:
+            return config, [descriptor for part in found for descriptor in (part + none)[:MAX_KEY_STREAMS]]
+    return tuning.config("st_attention_pointers", tensor.dtype, tensor.shape[-1]), none * 2
+
+
+def _descriptor(stream: Stream, rows: int) -> TensorDescriptor | None:
+    tensor = stream.pointer
+    batch, frames, tokens, heads, width = tensor.shape
+    shape = [batch, frames * tokens, heads, width]
+    strides = [stream.stride_batch, stream.stride_token, stream.stride_head]
+    # the stride of an axis of one element is never used, but is checked: any multiple of 16 bytes will do
+    strides = [stride if size > 1 else 16 for size, stride in zip(shape, strides, strict=False)]
+    if tensor.data_ptr() % 16 or any(stride <= 0 or stride * tensor.element_size() % 16 for stride in strides):
+        return None
+    return TensorDescriptor(tensor, shape, [*strides, 1], [1, rows, 1, max(16, triton.next_power_of_2(width))])

@@ -183,13 +183,13 @@ def backward(
         queries, outs, grad_outs, grad_queries = describe(q, outputs, grads, grad_q, join=plan.dense)
         keys, values, grad_keys, grad_values = describe(k, v, grad_k, grad_v, join=plan.dense)
         one_run = not plan.reference and all(stream.joined for stream in keys)
-        config = plan.config("st_attention_backward_queries", q[0].dtype)
+        config = tuning.config("st_attention_backward_queries", q[0].dtype, plan.width)
         _launch(
             _backward_queries, config, config.tile[0], plan, queries,
             (queries, keys, values, outs, grad_outs, grad_queries, lse, delta), one_run,
         )  # fmt: skip
         one_run = all(stream.joined for stream in queries)
-        config = plan.config("st_attention_backward_keys", q[0].dtype)
+        config = tuning.config("st_attention_backward_keys", q[0].dtype, plan.width)
         _launch(
             _backward_keys, config, config.tile[1], plan, keys,
             (queries, keys, values, grad_outs, grad_keys, grad_values, lse, delta), one_run,

@@ -65,7 +65,7 @@ CONFIGS: dict[str, dict[int, dict[str, dict[int, Config]]]] = {
             _TF32X3: {64: Config((64, 32), 4, 2, True), 128: Config((32, 16), 4, 1, True)},
         },
     },
-    "st_attention_runs": {  # reference frames, or frames with gaps between them
+    "st_attention_pointers": {  # unaligned streams, reference frames, frames with gaps between them
         80: {
             _HALF: {64: Config((128, 64), 8, 3), 128: Config((128, 32), 8, 2)},
             _TF32: {64: Config((64, 32), 4, 2), 128: Config((32, 16), 4, 2)},
@@ -182,7 +182,7 @@ CONFIGS["softargmax_flow"][100] = {**CONFIGS["softargmax_flow"][90], _HALF: {_AN
 # Small blocks, so that tests meet several of them and their tails.
 INTERPRETED = {
     "st_attention": Config((32, 16), 1, 1),
-    "st_attention_runs": Config((32, 16), 1, 1),
+    "st_attention_pointers": Config((32, 16), 1, 1),
     "st_attention_backward_queries": Config((16, 32), 1, 1),
     "st_attention_backward_keys": Config((32, 16), 1, 1),
     "qk_norm": Config((16,), 1, 1),

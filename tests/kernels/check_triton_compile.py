@@ -70,6 +70,13 @@ def attention(dtype: torch.dtype, width: int, window: int = -1, reference_frames
     st_attention_backward.backward(outputs, q, k, v, outputs, lse, *options)
 
 
+def unaligned_attention(dtype: torch.dtype, width: int) -> None:
+    """Tokens 8 bytes off the alignment that descriptors and wide loads need."""
+    tokens = [meta(1, 3, count, 24 * width + 8 // dtype.itemsize, dtype=dtype) for count in (8160, 8160, 333)]
+    streams = [x[..., : 24 * width].unflatten(-1, (24, width)) for x in tokens]
+    st_attention.forward(streams, streams, streams, 0.125, -1, (), (1.0, 1.0, 1.0))
+
+
 def softargmax(dtype: torch.dtype, radius: int = -1, local: bool = False) -> None:
     """One pair of 1080p frames at the width of the backbone, forward and backward."""
     query, key = meta(1, 68 * 120, 1536, dtype=dtype), meta(1, 68 * 120, 1536, dtype=dtype)
@@ -92,6 +99,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"softargmax_flow {name}", lambda d=dtype: softargmax(d))
     yield Case("st_attention tf32x3 d=64", lambda: attention(single, 64), "ieee")
     yield Case("st_attention bf16 d=64 window, reference frames", lambda: attention(half, 64, 1, (0,)))
+    yield Case("st_attention bf16 d=64 unaligned", lambda: unaligned_attention(half, 64))
     yield Case("softargmax_flow tf32x3", lambda: softargmax(single), "ieee")
     yield Case("softargmax_flow bf16 local", lambda: softargmax(half, 4, True))
     yield Case("qk_norm bf16", lambda: norm(half), multiplies=False)

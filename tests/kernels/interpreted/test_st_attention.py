@@ -19,7 +19,7 @@ def _triton_on_the_cpu(monkeypatch):
 
 @pytest.fixture(params=LOADS.values(), ids=LOADS.keys())
 def loads(request):
-    with tuning.use(st_attention=request.param, st_attention_runs=request.param):
+    with tuning.use(st_attention=request.param):
         yield
 
 
