@@ -1,7 +1,7 @@
 """Flow out: files, colours, warping, occlusion, a page to look at."""
 
 from .colors import color_wheel, flow_to_image
-from .consistency import forward_backward_consistency
+from .consistency import forward_backward_confidence, forward_backward_consistency
 from .formats import read_flow, write_flow
 from .report import write_report
 from .warp import forward_interpolate, pixel_grid, warp
@@ -9,6 +9,7 @@ from .warp import forward_interpolate, pixel_grid, warp
 __all__ = [
     "color_wheel",
     "flow_to_image",
+    "forward_backward_confidence",
     "forward_backward_consistency",
     "forward_interpolate",
     "pixel_grid",

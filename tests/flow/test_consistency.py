@@ -1,9 +1,11 @@
-"""Occlusion by going there and back."""
+"""Occlusion and confidence by going there and back."""
+
+import math
 
 import pytest
 import torch
 
-from daflow_ext.flow import forward_backward_consistency
+from daflow_ext.flow import forward_backward_confidence, forward_backward_consistency
 
 REFERENCE = {"backend": "reference"}
 
@@ -49,3 +51,26 @@ def test_shapes_that_do_not_fit():
         forward_backward_consistency(torch.zeros(2, 4, 5), torch.zeros(2, 5, 4))
     with pytest.raises(ValueError, match="flow_bw must be floating point"):
         forward_backward_consistency(torch.zeros(2, 4, 5), torch.zeros(3, 4, 5))
+
+
+def test_confidence_is_below_one_over_e_exactly_where_occluded():
+    forward, backward = torch.zeros(2, 1, 2, 4, 40)
+    forward[:, 0] = 2.0
+    backward[:, 0] = -2 + torch.linspace(0, 3, 40)  # gap d at (d = 0 .. 3), allowed 0.01 (4 + (d - 2)^2) + 0.5
+    confidence = forward_backward_confidence(forward, backward, **REFERENCE)
+    gap = (backward[0, 0, 0] + 2)[2:]
+    expected = torch.exp(-(gap**2) / (0.01 * (4 + (gap - 2) ** 2) + 0.5))
+    torch.testing.assert_close(confidence[0, 1, :38], expected, rtol=1e-5, atol=1e-6)
+    assert confidence[..., 38:].eq(0).all()  # these leave the picture
+    occluded = forward_backward_consistency(forward, backward, **REFERENCE)
+    assert occluded.any()
+    assert not occluded.all()
+    assert torch.equal(confidence < math.exp(-1), occluded)
+
+
+def test_confidence_of_unknown_vectors_is_zero():
+    forward, backward = torch.zeros(2, 2, 4, 5)
+    forward[0, 1, 1], backward[1, 2, 2] = torch.nan, torch.inf
+    confidence = forward_backward_confidence(forward, backward, **REFERENCE)
+    assert confidence[1, 1] == confidence[2, 2] == 0
+    assert confidence.eq(1).sum() == 18
