@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="DIR",
         required=True,
-        help="folder with transformer/, vae/, scheduler/ and prompt.safetensors; or 'tiny', an untrained toy model",
+        help="folder with transformer/, vae/, scheduler/ and prompt/; or 'tiny', an untrained toy model",
     )
     parser.add_argument("--hq", metavar="HQ", type=pathlib.Path, help="clean frames of the same scene, for the teacher")
     parser.add_argument("--teacher", metavar="W", type=pathlib.Path, help="RAFT weights for pseudo ground truth")

@@ -8,53 +8,17 @@ from collections.abc import Iterator, Sequence
 
 import diffusers
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from ..frames import InputPadder
-from ..frames._files import atomic_path
 from .color_fix import COLOR_FIXES, fix_colors
 from .dit4sr import DiT4SRTransformer2DModel
+from .pixel_unshuffle import PixelUnshuffleVAE
+from .prompt import Prompt
 from .tiling import Tiles
 
 LATENT_FACTOR = 8
 """Image pixels per latent pixel of the SD3 VAE."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """Encoded text, so that no text encoder is needed at run time.
-
-    Shapes:
-        embeds: [M, C], pooled: [P].
-    """
-
-    embeds: torch.Tensor
-    pooled: torch.Tensor
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Prompt":
-        """From a safetensors file with ``prompt_embeds`` and ``pooled_prompt_embeds``.
-
-        Raises:
-            ValueError: other tensors or shapes; names the file.
-        """
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if names != {"prompt_embeds", "pooled_prompt_embeds"}:
-                raise ValueError(f"{path}: expected prompt_embeds and pooled_prompt_embeds, got {sorted(names)}")
-            prompt = cls(file.get_tensor("prompt_embeds"), file.get_tensor("pooled_prompt_embeds"))
-        if prompt.embeds.dim() != 2 or prompt.pooled.dim() != 1:
-            raise ValueError(
-                f"{path}: expected prompt_embeds [M, C] and pooled_prompt_embeds [P], got "
-                f"{list(prompt.embeds.shape)} and {list(prompt.pooled.shape)}"
-            )
-        return prompt
-
-    def batch(self, size: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        embeds, pooled = self.embeds.to(like), self.pooled.to(like)
-        return embeds.expand(size, -1, -1), pooled.expand(size, -1)
 
 
 @dataclasses.dataclass
@@ -82,7 +46,7 @@ class LiftedRestoration:
     """VAE, lifted transformer, flow-matching scheduler and encoded prompt, as one loop.
 
     Args:
-        vae: ``AutoencoderKL`` or ``AutoencoderTiny`` of SD3 (16 latent channels, factor 8).
+        vae: ``AutoencoderKL`` or ``AutoencoderTiny`` of SD3 (16 latent channels, factor 8), or ``PixelUnshuffleVAE``.
         scheduler: ``FlowMatchEulerDiscreteScheduler``.
         prompt: what the frames show; the null prompt for features. negative_prompt: needed for guidance only.
         tile: side of the tiles, in latent pixels, in which larger frames are denoised; None for no tiling. Velocities
@@ -116,7 +80,7 @@ class LiftedRestoration:
     def load(
         cls, folder: str | os.PathLike, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **options
     ) -> "LiftedRestoration":
-        """From a folder with ``transformer/``, ``vae/``, ``scheduler/`` (diffusers layout) and ``prompt.safetensors``.
+        """From a folder with ``transformer/``, ``vae/``, ``scheduler/`` and ``prompt/``, in diffusers layout.
 
         ``"tiny"`` gives an untrained model of toy size instead, to try commands with. Further options as in the
         constructor.
@@ -128,15 +92,13 @@ class LiftedRestoration:
         if str(folder) == "tiny":
             return _tiny(cls, dtype, device, **options)
         folder = pathlib.Path(folder)
-        for part in ("transformer/config.json", "vae/config.json", "scheduler", "prompt.safetensors"):
+        for part in ("transformer/config.json", "vae/config.json", "scheduler", "prompt/config.json"):
             if not (folder / part).exists():
                 raise FileNotFoundError(f"{folder} is no restoration model: {part} is missing")
-        with (folder / "vae/config.json").open() as file:
-            vae_class = getattr(diffusers, json.load(file)["_class_name"])
-        vae = vae_class.from_pretrained(folder / "vae", torch_dtype=dtype)
+        vae = load_vae(folder / "vae", dtype)
         transformer = DiT4SRTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype)
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-        prompt = Prompt.load(folder / "prompt.safetensors")
+        prompt = Prompt.from_pretrained(folder / "prompt")
         return cls(vae.eval().to(device), transformer.eval().to(device), scheduler, prompt, **options)
 
     def save(self, folder: str | os.PathLike) -> None:
@@ -145,9 +107,7 @@ class LiftedRestoration:
         self.transformer.save_pretrained(folder / "transformer")
         self.vae.save_pretrained(folder / "vae")
         self.scheduler.save_pretrained(folder / "scheduler")
-        tensors = {"prompt_embeds": self.prompt.embeds, "pooled_prompt_embeds": self.prompt.pooled}
-        with atomic_path(folder / "prompt.safetensors") as path:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        self.prompt.save_pretrained(folder / "prompt")
 
     # ---- pixels and latents -----------------------------------------------------------------------------------------
 
@@ -298,6 +258,19 @@ class LiftedRestoration:
         return self._padder(frames).pad(frames.to(self.vae.device))[0]
 
 
+def load_vae(folder: pathlib.Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The autoencoder of a folder in diffusers layout, of whichever class its configuration names.
+
+    Raises:
+        ValueError: no autoencoder of diffusers or ours.
+    """
+    name = json.loads((folder / "config.json").read_text()).get("_class_name", "")
+    vae_class = PixelUnshuffleVAE if name == PixelUnshuffleVAE.__name__ else getattr(diffusers, name, None)
+    if not hasattr(vae_class, "decode"):
+        raise ValueError(f"{folder}/config.json: expected the class of an autoencoder, got {name!r}")
+    return vae_class.from_pretrained(folder, torch_dtype=dtype)
+
+
 def _noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
     """Normal noise drawn on the generator's device, so that a seed means the same everywhere."""
     device = like.device if generator is None else generator.device
@@ -326,7 +299,7 @@ def _tiny(cls, dtype: torch.dtype, device: str, **options) -> LiftedRestoration:
             pos_embed_max_size=128,
             dual_attention_layers=(0, 1, 2),
         )
-        prompt = Prompt(torch.randn(4, 16), torch.randn(16))
+        prompt = Prompt.of(torch.randn(4, 16), torch.randn(16))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     parts = (module.eval().to(device, dtype) for module in (vae, transformer))
     return cls(*parts, scheduler, prompt, **options)

@@ -67,6 +67,6 @@ def test_model_folder_round_trip(tmp_path):
         for r in (tiny, again)
     )
     assert torch.equal(first, second)
-    (tmp_path / "model/prompt.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"is no restoration model: prompt.safetensors is missing"):
+    (tmp_path / "model/prompt/config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"is no restoration model: prompt/config.json is missing"):
         LiftedRestoration.load(tmp_path / "model")

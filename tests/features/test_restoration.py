@@ -32,7 +32,7 @@ def _scheduler():
 
 @pytest.fixture
 def prompt():
-    return Prompt(torch.randn(5, 12), torch.randn(6))
+    return Prompt.of(torch.randn(5, 12), torch.randn(6))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_three_steps_equal_the_official_run(shared, mode):
         **json.loads((folder / "config.json").read_text()), lq_key_mode=mode, keep_unused_attn2_text=True
     )
     model.load_state_dict({k: v.float() for k, v in load_file(folder / "state_dict.safetensors").items()})
-    prompt = Prompt(inputs["sampling/text"][0], inputs["sampling/pooled"][0])
+    prompt = Prompt.of(inputs["sampling/text"][0], inputs["sampling/pooled"][0])
     loop = LiftedRestoration(AutoencoderTiny(latent_channels=16), model.eval(), _scheduler(), prompt)
     steps = list(
         loop.steps_from_latents(
@@ -161,7 +161,7 @@ def test_first_step_only_equals_the_first_step(restoration, frames):
 
 
 def test_guidance_is_the_stated_combination(restoration, prompt, frames):
-    negative = Prompt(prompt.embeds * -1, prompt.pooled * 0.5)
+    negative = Prompt.of(prompt.prompt_embeds * -1, prompt.pooled_prompt_embeds * 0.5)
     loop, noise = restoration(negative_prompt=negative), torch.randn(1, 3, 16, 6, 8)
     lq = loop.encode(loop._padded(frames))
     plain, opposite = restoration(), restoration()
@@ -225,7 +225,12 @@ def test_tiled_run_is_close_to_whole_only_where_it_should(restoration, frames):
 def test_prompt_file(tmp_path):
     good = {"prompt_embeds": torch.randn(5, 12), "pooled_prompt_embeds": torch.randn(6)}
     save_file(good, tmp_path / "null.safetensors")
-    assert torch.equal(Prompt.load(tmp_path / "null.safetensors").embeds, good["prompt_embeds"])
+    prompt = Prompt.load(tmp_path / "null.safetensors")
+    assert torch.equal(prompt.prompt_embeds, good["prompt_embeds"])
+    prompt.save_pretrained(tmp_path / "prompt")
+    again = Prompt.from_pretrained(tmp_path / "prompt")
+    for name, tensor in good.items():
+        assert torch.equal(getattr(again, name), tensor)
     save_file({"embeds": torch.zeros(1)}, tmp_path / "bad.safetensors")
     with pytest.raises(ValueError, match=r"bad.safetensors: expected prompt_embeds and pooled"):
         Prompt.load(tmp_path / "bad.safetensors")

@@ -25,7 +25,7 @@ from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings, Patc
 from torch import nn
 
 from .block import DiT4SRBlock, Modulation, modulate
-from .weights import StrictLoadingMixin
+from .weights import WeightsMixin
 
 LIFTS = ("none", "joint", "all")
 
@@ -46,7 +46,7 @@ class DiT4SROutput:
     tokens: dict[int, torch.Tensor]
 
 
-class DiT4SRTransformer2DModel(StrictLoadingMixin, ModelMixin, ConfigMixin, PeftAdapterMixin):
+class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """The restoration transformer; see the module docstring for the equations.
 
     Args (beside those of diffusers' ``SD3Transformer2DModel``):

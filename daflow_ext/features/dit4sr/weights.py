@@ -4,11 +4,13 @@ import inspect
 
 import torch
 
+from ..strict_loading import StrictLoadingMixin
+
 _UNUSED_ATTN2_TEXT = [r"attn2\.add_", r"attn2\.to_add_out", r"attn2\.norm_added_"]
 
 
-class StrictLoadingMixin:
-    """``from_pretrained`` that raises where diffusers only warns, and initialisation from SD3.5."""
+class WeightsMixin(StrictLoadingMixin):
+    """Strict ``from_pretrained`` with the key mode checked, and initialisation from SD3.5."""
 
     # tensors of the official checkpoint that no code path uses
     _keys_to_ignore_on_load_unexpected = _UNUSED_ATTN2_TEXT
@@ -24,10 +26,6 @@ class StrictLoadingMixin:
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        problems = {kind: list(keys) for kind, keys in info.items() if keys}
-        if problems:
-            text = "; ".join(f"{kind.replace('_', ' ')} ({len(keys)}): {keys[:3]}" for kind, keys in problems.items())
-            raise ValueError(f"{pretrained_model_name_or_path} does not fit {cls.__name__}: {text}")
         if check_lq_key_mode:
             model.check_lq_key_mode(str(pretrained_model_name_or_path))
         return (model, info) if wants_info else model
