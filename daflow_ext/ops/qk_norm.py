@@ -31,6 +31,7 @@ def qk_norm(
     if len(streams) == 0 or len(streams) != len(weights):
         raise ValueError(f"qk_norm: {len(streams)} streams but {len(weights)} weights; expected one weight per stream")
     for index, (stream, weight) in enumerate(zip(streams, weights, strict=True)):
+        _check.floating("qk_norm", f"streams[{index}]", stream, stream.dim(), "[..., heads, d]")
         if stream.dim() < 2 or weight.shape != stream.shape[-1:]:
             raise ValueError(
                 f"qk_norm: weights[{index}] is {_check.spell(weight)} but streams[{index}] is {_check.spell(stream)}; "

@@ -1,5 +1,6 @@
 """softargmax_flow: correspondence of two token grids as attention whose values are positions."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,8 +62,10 @@ def softargmax_flow(
     _check.floating("softargmax_flow", "query", query, 3, "[B, h*w, C]")
     _check.floating("softargmax_flow", "key", key, 3, "[B, h*w, C]")
     _check.same("softargmax_flow", "query", query, "key", key)
+    if not isinstance(grid_size, Sequence) or len(grid_size) != 2 or min(grid_size) < 1:
+        raise ValueError(f"softargmax_flow: grid_size must be (h, w), both >= 1, got {grid_size!r}")
     height, width = grid_size
-    if query.shape != key.shape or query.shape[1] != height * width or height * width == 0:
+    if query.shape != key.shape or query.shape[1] != height * width:
         raise ValueError(
             f"softargmax_flow: query {_check.spell(query)} and key {_check.spell(key)} must both be "
             f"[B, {height} * {width}, C]"

@@ -80,16 +80,15 @@ def st_attention(
 def _check_streams(q, k, v, frames, window, reference_frames, stream_weights) -> None:
     op = "st_attention"
     for name, streams in (("q", q), ("k", k), ("v", v)):
-        if isinstance(streams, torch.Tensor) or len(streams) == 0:
-            raise TypeError(f"{op}: {name} must be a non-empty list of streams")
+        if not isinstance(streams, Sequence) or len(streams) == 0:
+            raise TypeError(f"{op}: {name} must be a non-empty list of streams, got {type(streams).__name__}")
         for index, stream in enumerate(streams):
             label = f"{name}[{index}]"
-            if stream.dim() not in (4, 5):
-                raise ValueError(
-                    f"{op}: {label} must be [B, F, T, heads, d] or [B, L, heads, d], got {_check.spell(stream)}"
-                )
-            _check.floating(op, label, stream, stream.dim(), "[B, (F,) T, heads, d]")
+            rank = 5 if isinstance(stream, torch.Tensor) and stream.dim() == 5 else 4
+            _check.floating(op, label, stream, rank, "[B, F, T, heads, d] or [B, L, heads, d]")
             _check.same(op, "q[0]", q[0], label, stream)
+            if stream.shape[-1] == 0:
+                raise ValueError(f"{op}: {label} has heads of no channels: {_check.spell(stream)}")
             if stream.shape[0] != q[0].shape[0] or stream.shape[-2:] != q[0].shape[-2:]:
                 raise ValueError(
                     f"{op}: {label} is {_check.spell(stream)} but q[0] is {_check.spell(q[0])}; B, heads, d differ"
@@ -100,17 +99,22 @@ def _check_streams(q, k, v, frames, window, reference_frames, stream_weights) ->
     if len(counts | ({frames} if frames else set())) > 1:
         raise ValueError(f"{op}: streams have {sorted(counts)} frames (frames={frames}); expected one number, or 1")
     if frames is not None:
+        if frames < 1:
+            raise ValueError(f"{op}: frames must be >= 1 or None, got {frames}")
         odd = [list(s.shape) for s in (*q, *k) if s.dim() == 4 and s.shape[1] % frames]
-        if frames < 1 or odd:
+        if odd:
             raise ValueError(f"{op}: frames={frames} must divide the tokens of every 4-D stream, got {odd}")
     if window is not None and (not isinstance(window, int) or window < 0):
         raise ValueError(f"{op}: window must be an integer >= 0 or None, got {window!r}")
     total = max(counts | {frames or 1})
+    if not isinstance(reference_frames, Sequence) or not all(isinstance(frame, int) for frame in reference_frames):
+        raise TypeError(f"{op}: reference_frames must be a list of integers, got {reference_frames!r}")
     if any(not 0 <= frame < total for frame in reference_frames):
         raise ValueError(f"{op}: reference_frames {tuple(reference_frames)} are outside 0..{total - 1}")
-    if stream_weights is not None and (len(stream_weights) != len(k) or any(w < 0 for w in stream_weights)):
+    weights = [1] * len(k) if stream_weights is None else stream_weights
+    if len(weights) != len(k) or not all(0 <= weight < math.inf for weight in weights):
         raise ValueError(
-            f"{op}: stream_weights must be {len(k)} numbers >= 0, one per key stream, got {stream_weights!r}"
+            f"{op}: stream_weights must be {len(k)} finite numbers >= 0, one per key stream, got {stream_weights!r}"
         )
 
 
@@ -136,7 +140,7 @@ def _sdpa(q, k, v, scale, window, reference_frames, weights, return_lse):
     """PyTorch's fused attention on packed buffers; under a window, one call per frame, on the keys that it sees."""
     if q[0].device.type != "cpu":  # a bias keeps PyTorch from its fast kernels there, and has the precision of q
         copies = [int(weight) if weight.is_integer() else 1 for weight in weights]
-        k, v = ([s.repeat(1, 1, n, 1, 1) for s, n in zip(x, copies, strict=True)] for x in (k, v))
+        k, v = ([s.repeat(1, 1, n, 1, 1) if n > 1 else s for s, n in zip(x, copies, strict=True)] for x in (k, v))
         weights = [weight / n for weight, n in zip(weights, copies, strict=True)]
     total = max(stream.shape[1] for stream in (*q, *k))
     if window is None or window >= total - 1:

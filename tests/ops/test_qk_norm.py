@@ -86,6 +86,7 @@ BAD_ARGUMENTS = {
     "no stream": (([], []), ValueError, "0 streams but 0 weights"),
     "one weight short": (([STREAM, STREAM], [WEIGHT]), ValueError, "2 streams but 1 weights"),
     "width": (([STREAM], [WEIGHT[:4]]), ValueError, r"weights\[0\] is float32\[4\].*\[0\] is float32\[1, 3, 2, 16\]"),
+    "integer": (([STREAM.int()], [WEIGHT]), TypeError, r"streams\[0\] must be float32.*got int32\[1, 3, 2, 16\]"),
     "dtype": (([STREAM, STREAM.half()], [WEIGHT, WEIGHT]), TypeError, r"streams\[1\] is float16"),
 }
 

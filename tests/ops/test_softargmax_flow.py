@@ -277,6 +277,8 @@ MAP = torch.zeros(2, 12, 5)
 BAD_ARGUMENTS = {
     "rank": ((MAP[0], MAP, (3, 4)), {}, ValueError, r"query must be \[B, h\*w, C\], got float32\[12, 5\]"),
     "grid": ((MAP, MAP, (3, 5)), {}, ValueError, r"must both be \[B, 3 \* 5, C\]"),
+    "grid of one number": ((MAP, MAP, 12), {}, ValueError, r"grid_size must be \(h, w\), both >= 1, got 12"),
+    "negative grid": ((MAP, MAP, (-3, -4)), {}, ValueError, r"both >= 1, got \(-3, -4\)"),
     "channels": ((MAP, MAP[..., :4], (3, 4)), {}, ValueError, "must both be"),
     "dtype": ((MAP, MAP.half(), (3, 4)), {}, TypeError, "key is float16"),
     "integer": ((MAP.int(), MAP, (3, 4)), {}, TypeError, "query must be float32"),

@@ -422,6 +422,12 @@ BAD_ARGUMENTS = {
     ),
     "weights": (([GOOD], [GOOD], [GOOD]), {"stream_weights": [1, 2]}, ValueError, "one per key stream"),
     "negative weight": (([GOOD], [GOOD], [GOOD]), {"stream_weights": [-1]}, ValueError, ">= 0"),
+    "not a list": ((None, [GOOD], [GOOD]), {}, TypeError, "q must be a non-empty list of streams, got NoneType"),
+    "not a tensor": (([GOOD.numpy()], [GOOD], [GOOD]), {}, TypeError, r"q\[0\] must be a tensor, got ndarray"),
+    "no channels": (([GOOD[..., :0]],) * 3, {}, ValueError, r"q\[0\] has heads of no channels"),
+    "no frames": (([GOOD], [GOOD], [GOOD]), {"frames": 0}, ValueError, "frames must be >= 1 or None, got 0"),
+    "one reference frame": (([GOOD],) * 3, {"window": 0, "reference_frames": 1}, TypeError, "list of integers, got 1"),
+    "weight of no value": (([GOOD], [GOOD], [GOOD]), {"stream_weights": [math.nan]}, ValueError, "finite numbers"),
     "backend": (([GOOD], [GOOD], [GOOD]), {"backend": "cpu"}, RuntimeError, "st_attention has no cpu backend"),
 }
 
