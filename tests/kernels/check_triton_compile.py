@@ -2,6 +2,7 @@
 
     python tests/kernels/check_triton_compile.py                                # all target architectures
     python tests/kernels/check_triton_compile.py --archs 90 --only st_attention # some architectures, some cases
+    python tests/kernels/check_triton_compile.py --json usage.json              # also record every figure there
 
 The launch code of kernels/triton runs as it is, on tensors without storage, for a driver that only names the target; so
 every kernel is compiled with the very arguments, tile sizes and specialisations it would be launched with. Each case is
@@ -11,6 +12,7 @@ exits with 1 if a kernel spills registers, or if one that multiplies matrices ha
 
 import argparse
 import concurrent.futures
+import json
 import multiprocessing
 import os
 import pathlib
@@ -184,10 +186,13 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="write one object per kernel and architecture"
+    )
     arguments = parser.parse_args()
     chosen = [case for case in cases() if arguments.only in case.name]
     rows: dict[str, dict[int, str]] = defaultdict(dict)
-    failures = []
+    records, failures = [], []
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         answers = {(case, arch): pool.submit(in_child, case, arch) for case in chosen for arch in arguments.archs}
     for (case, arch), future in answers.items():
@@ -197,6 +202,7 @@ def main() -> int:
             continue
         for usage in answer:
             label = f"{case.name}: {usage.kernel}"
+            records.append({"case": case.name, "arch": arch, **usage._asdict()})
             spill = f" SPILL {usage.spill}" if usage.spill else ""
             rows[label][arch] = f"{usage.registers}/{usage.shared / 1024:.0f} K/{usage.tensor_core_instructions}{spill}"
             if usage.spill:
@@ -206,6 +212,8 @@ def main() -> int:
             if case.multiplies and usage.tensor_core_instructions == 0:
                 failures.append(f"{label} has no tensor-core instruction on sm_{arch}")
     print_table(rows, arguments.archs)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps({"triton": triton.__version__, "kernels": records}, indent=1))
     for failure in failures:
         print(f"check_triton_compile: {failure}", file=sys.stderr)
     print(f"{len(rows)} kernels x {len(arguments.archs)} architectures: {'FAILED' if failures else 'no spills'}")
