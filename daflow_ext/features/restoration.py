@@ -1,5 +1,6 @@
 """The restoration loop: low-quality frames in, denoising steps with tapped features (and restored frames) out."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -28,6 +29,8 @@ class RestorationStep:
     Shapes:
         queries, keys, tokens: per tapped layer [B, F, T, C] on the token grid ``grid`` = (h, w), T = h * w.
         latents: state after the step [B, F, 16, H/8, W/8] (padded); None after an early exit.
+        denoised: clean latents as the step sees them: the velocity followed to its end. At the last step, ``latents``.
+        frames: ``denoised`` as images [B, F, 3, H, W], float in [0, 255], with corrected colours; if asked for.
     Units:
         timestep in [0, 1000], 1000 = noise; sigma = timestep / 1000.
     """
@@ -40,6 +43,8 @@ class RestorationStep:
     keys: dict[int, torch.Tensor]
     tokens: dict[int, torch.Tensor]
     latents: torch.Tensor | None
+    denoised: torch.Tensor | None = None
+    frames: torch.Tensor | None = None
 
 
 class LiftedRestoration:
@@ -149,6 +154,8 @@ class LiftedRestoration:
         generator: torch.Generator | None = None,
         noise: torch.Tensor | None = None,
         share_text: bool = False,
+        decode: bool = False,
+        color_fix: str = "adain",
     ) -> Iterator[RestorationStep]:
         """Denoise from noise, yielding after each step.
 
@@ -157,12 +164,17 @@ class LiftedRestoration:
             first_step_only: one evaluation that stops at the last tapped layer (features at a tenth of the cost).
             guidance_scale: classifier-free guidance when > 1; features are those of the unguided branch.
             generator: of the starting noise; ``noise`` gives it directly, [B, F, 16, h, w].
+            decode: every step also carries the restored frames, as far as it sees them (one VAE decoding per step).
+            color_fix: of those frames, as in :meth:`restore`.
         Raises:
             ValueError: frames or options that do not fit together.
         """
+        _check_color_fix(color_fix)
+        if decode and first_step_only:
+            raise ValueError("decode needs whole steps: first_step_only stops before there are frames")
         padded = self._padded(frames)
         lq = self.encode(padded)
-        yield from self.steps_from_latents(
+        steps = self.steps_from_latents(
             lq,
             num_inference_steps=num_inference_steps,
             tap_layers=tap_layers,
@@ -173,6 +185,10 @@ class LiftedRestoration:
             noise=noise,
             share_text=share_text,
         )
+        for step in steps:
+            if decode:
+                step.frames = self._images(step.denoised, frames, color_fix)
+            yield step
 
     @torch.no_grad()
     def steps_from_latents(
@@ -196,23 +212,27 @@ class LiftedRestoration:
         latents = _noise(lq, generator) if noise is None else noise.to(lq)
         if latents.shape != lq.shape:
             raise ValueError(f"noise is {list(latents.shape)} but the latents are {list(lq.shape)}")
-        self.scheduler.set_timesteps(num_inference_steps, device=lq.device)
+        scheduler = copy.copy(self.scheduler)  # it counts steps, and several loops may run in turn
+        scheduler.set_timesteps(num_inference_steps, device=lq.device)
         patch = self.transformer.config.patch_size
         grid = (lq.shape[-2] // patch, lq.shape[-1] // patch)
         options = {"tap_layers": tuple(tap_layers), "tap_tokens": tap_tokens, "share_text": share_text}
-        for index, timestep in enumerate(self.scheduler.timesteps):
+        for index, (timestep, sigma) in enumerate(zip(scheduler.timesteps, scheduler.sigmas, strict=False)):
             velocity, taps = self._evaluate(latents, lq, self.prompt, timestep, early_exit=first_step_only, **options)
             if guidance_scale > 1 and velocity is not None:
                 negative, _ = self._evaluate(latents, lq, self.negative_prompt, timestep, share_text=share_text)
                 velocity = negative + guidance_scale * (velocity - negative)
+            denoised = None
             if velocity is not None:
-                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                denoised = (latents.float() - sigma * velocity).to(velocity.dtype)
+                latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
             yield RestorationStep(
                 index=index,
                 timestep=float(timestep),
-                sigma=float(timestep) / self.scheduler.config.num_train_timesteps,
+                sigma=float(timestep) / scheduler.config.num_train_timesteps,
                 grid=grid,
                 latents=None if velocity is None else latents,
+                denoised=denoised,
                 **taps,
             )
             if first_step_only:
@@ -225,11 +245,14 @@ class LiftedRestoration:
             color_fix: "adain" (mean and deviation of each channel follow the input), "wavelet" (low frequencies do), or
                 "none".
         """
-        if color_fix not in COLOR_FIXES:
-            raise ValueError(f"color_fix must be one of {', '.join(COLOR_FIXES)}, got {color_fix!r}")
+        _check_color_fix(color_fix)
         *_, last = self.steps(frames, **options)
-        padder = self._padder(frames)
-        restored = padder.unpad(self.decode(last.latents))
+        if last.latents is None:
+            raise ValueError("restore needs whole steps: first_step_only stops before there are frames")
+        return self._images(last.latents, frames, color_fix)
+
+    def _images(self, latents: torch.Tensor, frames: torch.Tensor, color_fix: str) -> torch.Tensor:
+        restored = self._padder(frames).unpad(self.decode(latents))
         return fix_colors(restored, frames.to(restored), color_fix)
 
     def _evaluate(self, latents, lq, prompt, timestep, **options):
@@ -251,8 +274,8 @@ class LiftedRestoration:
         return InputPadder(frames.shape, multiple=LATENT_FACTOR * self.transformer.config.patch_size)
 
     def _padded(self, frames: torch.Tensor) -> torch.Tensor:
-        if frames.dim() != 5 or frames.shape[2] != 3:
-            raise ValueError(f"frames must be [B, F, 3, H, W], got {list(frames.shape)}")
+        if frames.dim() != 5 or frames.shape[2] != 3 or frames.numel() == 0:
+            raise ValueError(f"frames must be [B, F, 3, H, W], none of them 0, got {list(frames.shape)}")
         if frames.is_floating_point() and float(frames.amax()) <= 1:
             raise ValueError("frames are in [0, 255], but the maximum of these floats is <= 1; multiply by 255")
         return self._padder(frames).pad(frames.to(self.vae.device))[0]
@@ -269,6 +292,11 @@ def load_vae(folder: pathlib.Path, dtype: torch.dtype = torch.float32) -> nn.Mod
     if not hasattr(vae_class, "decode"):
         raise ValueError(f"{folder}/config.json: expected the class of an autoencoder, got {name!r}")
     return vae_class.from_pretrained(folder, torch_dtype=dtype)
+
+
+def _check_color_fix(method: str) -> None:
+    if method not in COLOR_FIXES:
+        raise ValueError(f"color_fix must be one of {', '.join(COLOR_FIXES)}, got {method!r}")
 
 
 def _noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

@@ -150,6 +150,46 @@ def test_steps_are_reproducible_and_tap_every_step(restoration, frames):
     assert not torch.equal(first[0].queries[2], first[1].queries[2])
 
 
+def test_frames_of_every_step_on_request(restoration, frames):
+    """Each step decodes the clean image its velocity points to; the last one's is what restore gives."""
+    loop, noise = restoration(), torch.randn(1, 3, 16, 6, 8)
+    options = {"num_inference_steps": 3, "noise": noise, "color_fix": "wavelet"}
+    steps = list(loop.steps(frames, decode=True, **options))
+    previous = noise
+    for step, sigma, after in zip(steps, *_sigmas(3), strict=True):
+        velocity = (step.latents - previous) / (after - sigma)
+        assert torch.allclose(step.denoised, previous - sigma * velocity, atol=1e-4)
+        decoded = loop.decode(step.denoised)[..., 4:44, 4:60]  # 40 x 56 was padded to 48 x 64
+        assert torch.equal(step.frames, fix_colors(decoded, frames.float(), "wavelet"))
+        previous = step.latents
+    assert torch.equal(steps[-1].denoised, steps[-1].latents)
+    assert torch.equal(steps[-1].frames, loop.restore(frames, **options))
+    assert all(step.frames is None for step in loop.steps(frames, **options))
+    early = {"tap_layers": (1,), "first_step_only": True}
+    with pytest.raises(ValueError, match="decode needs whole steps"):
+        next(loop.steps(frames, decode=True, **early))
+    with pytest.raises(ValueError, match="restore needs whole steps"):
+        loop.restore(frames, **early)
+    with pytest.raises(ValueError, match="color_fix must be one of adain, wavelet, none, got 'none at all'"):
+        next(loop.steps(frames, color_fix="none at all"))
+
+
+def _sigmas(steps):
+    scheduler = _scheduler()
+    scheduler.set_timesteps(steps)
+    return scheduler.sigmas[:-1], scheduler.sigmas[1:]
+
+
+def test_loops_of_two_clips_may_run_in_turn(restoration, frames):
+    """The scheduler counts steps: each loop needs a count of its own."""
+    loop, noise = restoration(), torch.randn(1, 3, 16, 6, 8)
+    other = frames.flip(-1)
+    alone = [list(loop.steps(clip, num_inference_steps=3, noise=noise)) for clip in (frames, other)]
+    together = zip(*(loop.steps(clip, num_inference_steps=3, noise=noise) for clip in (frames, other)), strict=True)
+    for turn, pair in enumerate(together):
+        assert all(torch.equal(step.latents, alone[clip][turn].latents) for clip, step in enumerate(pair))
+
+
 def test_first_step_only_equals_the_first_step(restoration, frames):
     loop, noise = restoration(), torch.randn(1, 3, 16, 6, 8)
     options = {"num_inference_steps": 4, "tap_layers": (1,), "noise": noise}
@@ -237,8 +277,10 @@ def test_prompt_file(tmp_path):
 
 
 def test_bad_frames(restoration):
-    with pytest.raises(ValueError, match=r"frames must be \[B, F, 3, H, W\], got \[3, 3, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"frames must be \[B, F, 3, H, W\], none of them 0, got \[3, 3, 8, 8\]"):
         next(restoration().steps(torch.zeros(3, 3, 8, 8)))
+    with pytest.raises(ValueError, match=r"none of them 0, got \[1, 0, 3, 8, 8\]"):
+        next(restoration().steps(torch.zeros(1, 0, 3, 8, 8)))
     with pytest.raises(ValueError, match="multiply by 255"):
         next(restoration().steps(torch.rand(1, 1, 3, 16, 16)))
     with pytest.raises(ValueError, match="VAE has 4 latent channels but the transformer takes 16"):
