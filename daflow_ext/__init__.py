@@ -2,14 +2,18 @@
 
 from daflow_ext import CorrBlock            # drop-in for RAFT's and its descendants'
 from daflow_ext import RAFT, InputPadder    # flow; `daflow infer` does it on the command line
+from daflow_ext import DAFlowPipeline       # degradation-aware flow; needs the extra "restoration"
 from daflow_ext import ops, reference       # the kernels, and their statement in plain PyTorch
 """
 
+import importlib
+
 from . import ops, reference
+from ._extras import require_diffusers
 from .correlation import AlternateCorrBlock, CorrBlock
 from .flow import flow_to_image, forward_backward_consistency, read_flow, warp, write_flow
 from .frames import InputPadder, open_frames, read_image, write_image
-from .models import RAFT
+from .models import RAFT, get_model, list_models
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,6 +23,8 @@ __all__ = [
     "InputPadder",
     "flow_to_image",
     "forward_backward_consistency",
+    "get_model",
+    "list_models",
     "open_frames",
     "ops",
     "read_flow",
@@ -28,3 +34,23 @@ __all__ = [
     "write_flow",
     "write_image",
 ]
+
+# Imported when asked for: built on diffusers, which is optional. The folders of a pipeline name these classes.
+_OPTIONAL = {
+    "DAFlow": "models.daflow",
+    "DAFlowPipeline": "models.pipeline",
+    "DiT4SRTransformer2DModel": "features.dit4sr",
+    "PixelUnshuffleVAE": "features.pixel_unshuffle",
+    "Prompt": "features.prompt",
+}
+
+
+def __getattr__(name: str):
+    if name not in _OPTIONAL:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_diffusers(f"{__name__}.{name}")
+    return getattr(importlib.import_module(f".{_OPTIONAL[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OPTIONAL})

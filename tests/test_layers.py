@@ -10,8 +10,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "daflow_ext"
 
 # Data flows in this order; a package imports only from those before it, plus the foundation.
-ORDER = ["frames", "features", "correlation", "update", "flow", "models", "datasets", "evaluate", "cli"]
-FOUNDATION = {"_load", "backends", "ops", "reference"}
+ORDER = ["frames", "features", "correlation", "update", "flow", "models", "datasets", "evaluate", "train", "cli"]
+FOUNDATION = {"_extras", "_load", "backends", "ops", "reference"}
 COMPILED_OPS = ["bilinear_sample", "corr_lookup", "corr_pyramid", "volume_lookup"]  # C++ and CUDA
 TRITON_OPS = ["qk_norm", "softargmax_flow", "st_attention"]
 OPS = sorted(COMPILED_OPS + TRITON_OPS)

@@ -12,8 +12,7 @@ from .. import backends
 from ..flow import forward_backward_consistency, forward_interpolate
 from ..frames import InputPadder
 from ..models import RAFT
-
-SMALLEST_SIDE = 16  # what RAFT needs at least
+from ..models.raft import SMALLEST_SIDE
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, iters: int) -> None:

@@ -8,9 +8,7 @@ import torch.nn.functional as F
 
 from ..frames import InputPadder
 from ..models import RAFT
-
-SMALLEST_SIDE = 64
-"""RAFT's coarsest correlation level is empty below."""
+from ..models.raft import SMALLEST_SIDE
 
 
 class Predictor(Protocol):

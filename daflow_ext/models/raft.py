@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -15,6 +16,9 @@ from . import weights
 
 STRIDE = 8
 """Image pixels per pixel of the grid on which the flow is refined."""
+
+SMALLEST_SIDE = 16
+"""What smaller frames are padded to. Below 64 the coarsest correlation levels are empty, which padding cannot mend."""
 
 
 class RAFT(nn.Module):
@@ -33,7 +37,7 @@ class RAFT(nn.Module):
         alternate_corr: RAFT's word for ``memory``: True is "on_the_fly", False "volume".
         memory, backend: how the correlation is computed; see :class:`daflow_ext.CorrBlock`.
     Raises:
-        ValueError: ``alternate_corr`` beside ``memory``.
+        ValueError: ``alternate_corr`` beside ``memory``, levels or a radius that are no whole numbers.
     Source: RAFT (Teed & Deng, ECCV 2020, arXiv 2003.12039).
     """
 
@@ -55,8 +59,8 @@ class RAFT(nn.Module):
                 raise ValueError(f"RAFT: give alternate_corr or memory, not both; got {alternate_corr} and {memory!r}")
             memory = "on_the_fly" if alternate_corr else "volume"
         self.small = small
-        self.corr_levels = corr_levels
-        self.corr_radius = (3 if small else 4) if corr_radius is None else corr_radius
+        self.corr_levels = whole_number("corr_levels", corr_levels, 1)
+        self.corr_radius = (3 if small else 4) if corr_radius is None else whole_number("corr_radius", corr_radius, 0)
         self.mixed_precision = mixed_precision
         self.memory, self.backend = memory, backend
         self.hidden_dim, self.context_dim = (96, 64) if small else (128, 128)
@@ -121,12 +125,30 @@ class RAFT(nn.Module):
         Raises:
             ValueError, TypeError: images of a wrong shape, dtype or range, of different sizes, an empty batch.
         """
-        if not isinstance(iters, int) or iters < 1:
-            raise ValueError(f"RAFT: iters must be an integer >= 1, got {iters!r}")
+        whole_number("iters", iters, 1)
         image1, image2 = self.frames(image1, image2)
         fmap1, fmap2, net, inp = self.features(image1, image2)
         corr_block = self.correlation(fmap1, fmap2, lookups=iters)
-        coords0 = pixel_grid(*fmap1.shape[-2:], fmap1.device).to(fmap1.dtype).expand(fmap1.shape[0], -1, -1, -1)
+        return self.refine(corr_block, net, inp, iters, flow_init, upsample, test_mode)
+
+    def refine(
+        self,
+        corr_block: Callable[[torch.Tensor], torch.Tensor],
+        net: torch.Tensor,
+        inp: torch.Tensor,
+        iters: int = 12,
+        flow_init: torch.Tensor | None = None,
+        upsample: bool = True,
+        test_mode: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, torch.Tensor | None]:
+        """Steps 4 and 5, ``iters`` times: look up around the current match, update, upsample.
+
+        Args:
+            corr_block: gives the correlation windows around coordinates [B, 2, H / 8, W / 8]; see :meth:`correlation`.
+            net, inp: hidden state and context, see :meth:`features`. The rest, and the result, as in :meth:`forward`.
+        """
+        dtype = torch.promote_types(net.dtype, torch.float32)
+        coords0 = pixel_grid(*net.shape[-2:], net.device).to(dtype).expand(net.shape[0], -1, -1, -1)
         coords1 = coords0 if flow_init is None else coords0 + _check_flow_init(flow_init, coords0)
 
         predictions = []
@@ -145,7 +167,7 @@ class RAFT(nn.Module):
     def frames(self, image1: torch.Tensor, image2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Step 1: images in [0, 255] to what the encoders read, [-1, 1] in the dtype of the weights."""
         check_images(image1, image2)
-        weight = self.fnet.conv1.weight
+        weight = next(self.parameters())
         if image1.device != weight.device:
             raise ValueError(
                 f"RAFT: images are on {image1.device} but the weights on {weight.device}; move one of them"
@@ -162,7 +184,7 @@ class RAFT(nn.Module):
             [B, 3, H, W] in [-1, 1] to fmap1, fmap2 [B, C, H / 8, W / 8] (float32 or float64), net
             [B, hidden_dim, H / 8, W / 8] in (-1, 1), inp [B, context_dim, H / 8, W / 8].
         """
-        with self._autocast(image1.device):
+        with self.autocast(image1.device):
             if image1.device.type == "cpu":  # frame by frame: smaller buffers, which the allocator reuses
                 fmap1, fmap2 = self.fnet(image1), self.fnet(image2)
             else:
@@ -192,7 +214,7 @@ class RAFT(nn.Module):
         """Step 4: the next hidden state and the change of the flow, in pixels of the 1/8 grid."""
         layout = _memory_format(net.device)
         corr, flow = (x.to(net.dtype).contiguous(memory_format=layout) for x in (corr, flow_low))
-        with self._autocast(net.device):
+        with self.autocast(net.device):
             net, delta_flow = self.update_block(net, inp, corr, flow)
         return net, delta_flow.to(flow_low.dtype)
 
@@ -200,12 +222,20 @@ class RAFT(nn.Module):
         """Step 5: [B, 2, H / 8, W / 8] in pixels of the 1/8 grid to [B, 2, H, W] in image pixels."""
         if self.small:
             return bilinear_upsample(flow_low, STRIDE)
-        with self._autocast(net.device):
+        with self.autocast(net.device):
             mask = self.update_block.mask(net)
         return convex_upsample(flow_low, mask.to(flow_low.dtype), STRIDE)
 
-    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
+        """The precision that ``mixed_precision`` asks for."""
         return torch.autocast(device.type) if self.mixed_precision else contextlib.nullcontext()
+
+
+def whole_number(name: str, value: int, least: int) -> int:
+    """``value`` itself, if it is an integer >= ``least``."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"RAFT: {name} must be an integer >= {least}, got {value!r}")
+    return value
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:
