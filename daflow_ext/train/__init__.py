@@ -1,0 +1,10 @@
+"""Training: stage 1 lifts the restoration transformer to clips, stage 2 trains the flow network.
+
+``read_config``, then ``flow.build`` or ``lift.build``, then ``Trainer(...).run()``; or ``daflow train``.
+"""
+
+from .config import FlowConfig, config_names, read_config
+from .engine import Outcome, Stage, Trainer
+from .losses import sequence_loss
+
+__all__ = ["FlowConfig", "Outcome", "Stage", "Trainer", "config_names", "read_config", "sequence_loss"]

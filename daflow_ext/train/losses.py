@@ -1,0 +1,32 @@
+"""The losses of both stages."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def sequence_loss(
+    predictions: Sequence[torch.Tensor],
+    flow: torch.Tensor,
+    valid: torch.Tensor,
+    *,
+    gamma: float = 0.8,
+    max_flow: float = 400.0,
+) -> torch.Tensor:
+    """RAFT's loss: ``sum_i gamma**(N - 1 - i) mean(valid |f_i - f|_1)``.
+
+    The mean runs over all pixels and both components, invalid ones as zeros; a pixel with |f| >= max_flow is invalid.
+
+    Shapes:
+        predictions: N of [B, 2, H, W]; flow [B, 2, H, W]; valid [B, H, W], bool. Returns [].
+    Units:
+        pixels.
+    Source: RAFT (Teed & Deng, ECCV 2020, arXiv 2003.12039).
+    """
+    counts = valid & (torch.linalg.vector_norm(flow, dim=1) < max_flow)
+    truth = torch.where(counts[:, None], flow, 0.0)  # unknown vectors may be NaN
+    loss = flow.new_zeros(())
+    for place, prediction in enumerate(predictions):
+        error = torch.where(counts[:, None], (prediction - truth).abs(), 0.0)
+        loss = loss + gamma ** (len(predictions) - 1 - place) * error.mean()
+    return loss
