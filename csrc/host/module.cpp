@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "common/isa.h"
+#include "host/scene_module.h"
 
 namespace py = pybind11;
 
@@ -25,4 +26,5 @@ PYBIND11_MODULE(_host, m) {
   m.def(
       "cpu_capability", [] { return daflow::isa_name(daflow::best_isa()); },
       "The best instruction set of this machine that the CPU kernels are compiled for.");
+  bind_scenes(m);
 }

@@ -16,6 +16,7 @@ from .hd1k import HD1K
 from .kitti import Kitti2012, Kitti2015
 from .middlebury import Middlebury
 from .pairs import Pairs
+from .scenes import Scene, Scenes
 from .sintel import Sintel
 from .sources import ImageFrames, VideoFrames
 from .spring import Spring
@@ -77,6 +78,8 @@ __all__ = [
     "LayoutError",
     "Middlebury",
     "Pairs",
+    "Scene",
+    "Scenes",
     "Sintel",
     "Spring",
     "TartanAir",
