@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from daflow_ext import reference
 from daflow_ext.kernels.triton import softargmax_flow as kernels
@@ -43,6 +44,32 @@ def test_matches_the_reference(mode, radius):
 def test_half_precision():
     query, key = torch.randn(1, 35, 40).half(), torch.randn(1, 35, 40).half()
     check(query, key, (5, 7), "global", None, temperature=6.0, atol=4e-6, grad_atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter has no bfloat16 dot
+def test_error_is_that_of_sdpa(dtype):
+    """Against attention with positions as values: displacement within 1.5 times its error, gradients within 2 times."""
+    grid, channels, temperature = (6, 8), 32, 6.0
+    query, key = torch.randn(2, 1, 48, channels).to(dtype)
+    upstream = torch.randn(1, 2, *grid)
+    y, x = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
+    positions = torch.stack((x.flatten(), y.flatten()), -1)
+
+    def plain(query, key):
+        values = F.pad(positions, (0, channels - 2)).to(query)[None]
+        attended = F.scaled_dot_product_attention(query, key, values, scale=1 / temperature)[..., :2]
+        return (attended.to(torch.promote_types(query.dtype, torch.float32)) - positions).mT.unflatten(-1, grid)
+
+    flow, _, _, lse, best = kernels.forward(query, key, *grid, temperature, -1, False)
+    results = [(flow, *kernels.backward(upstream, query, key, flow, lse, best, temperature, -1, False))]
+    for wide in (dtype, torch.float64):
+        leaves = [x.detach().to(wide).requires_grad_() for x in (query, key)]
+        out = plain(*leaves)
+        results.append((out.detach(), *torch.autograd.grad(out, leaves, upstream.to(out.dtype))))
+    for name, factor, ours, sdpa, true in zip(("flow", "query", "key"), (1.5, 2, 2), *results, strict=True):
+        ulp = true.abs().max().item() * torch.finfo(ours.dtype).eps / 2
+        error, allowed = ((x.double() - true).abs().max().item() for x in (ours, sdpa))
+        assert error <= factor * max(allowed, ulp), f"{name}: error {error:.3g}, SDPA {allowed:.3g}"
 
 
 def test_strides():
