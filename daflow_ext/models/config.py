@@ -21,7 +21,6 @@ _CLASSES = {
     "transformer": DiT4SRTransformer2DModel,
     "scheduler": diffusers.FlowMatchEulerDiscreteScheduler,
     "prompt": Prompt,
-    "flow": DAFlow,
 }
 
 # The paper's: SD3.5-medium's VAE and transformer (the transformer's and flow network's defaults), RAFT-large.
@@ -80,18 +79,17 @@ def build_parts(name: str, torch_dtype: torch.dtype = torch.float32, **flow: Any
     """The parts of a configuration with random weights, in evaluation mode.
 
     Args:
-        name: a key of ``CONFIGURATIONS``. flow: changes to the configuration of the flow network.
+        name: a key of ``CONFIGURATIONS``. torch_dtype: of all but the flow network, which stays in float32.
+        flow: changes to the configuration of the flow network.
     """
     configuration: Mapping[str, Mapping[str, Any]] = CONFIGURATIONS[name]
     classes = _CLASSES | ({"vae": PixelUnshuffleVAE} if name == "daflow-tiny" else {})
     with _default_dtype(torch_dtype):
-        parts = {
-            part: make(**configuration[part], **(flow if part == "flow" else {})) for part, make in classes.items()
-        }
+        parts = {part: make(**configuration[part]) for part, make in classes.items()}
     for part in parts.values():
         if isinstance(part, nn.Module):
             nn.Module.to(part.eval(), torch_dtype)  # tables that are made in float32; diffusers' own `to` warns of it
-    return parts
+    return parts | {"flow": DAFlow(**{**configuration["flow"], **flow}).eval()}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 
 from .. import backends
 from ..features.dense_head import TOKEN_STRIDE
+from ..features.encoder import ResidualBlock
 from ..features.fuse import HybridFeatures
 from ..features.strict_loading import StrictLoadingMixin
 from .raft import RAFT, whole_number
@@ -73,7 +74,7 @@ class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
         raft.update_block = type(raft.update_block)(corr_planes, raft.hidden_dim, context_dim)
         if not encoders:
             raft.fnet = raft.cnet = None
-        self.raft = raft
+        self.raft = _named_once(raft)
         self.heads = HybridFeatures(
             token_channels,
             match_channels,
@@ -222,6 +223,14 @@ def _token_grid(image: torch.Tensor) -> tuple[int, int]:
             f"pad them with daflow_ext.InputPadder(multiple={TOKEN_STRIDE})"
         )
     return height // TOKEN_STRIDE, width // TOKEN_STRIDE
+
+
+def _named_once(raft: RAFT) -> RAFT:
+    """Without the second name that official checkpoints give the norm of a shortcut: safetensors refuses it."""
+    for module in raft.modules():
+        if isinstance(module, ResidualBlock) and module.downsample is not None:
+            del module.norm3
+    return raft
 
 
 def _widened(source: RAFT, target: RAFT) -> dict[str, torch.Tensor]:
