@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import math
 import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -13,13 +16,14 @@ For every layer and denoising step: flow by softargmax of the HQ query of a fram
 the true flow or that of a RAFT teacher on the clean frames. Prints the table (end-point error in pixels) and the best
 layers; writes OUT/zero_shot.json and OUT/zero_shot.png.
 
-LQ is a folder of frames (or a video). The true flow comes from --flow (files named after the first frame of each pair)
-or, as pseudo ground truth, from --teacher weights run on --hq (the clean frames; default: LQ itself)."""
+LQ is a folder of frames, a video, or a folder of such (every clip below it counts). The true flow comes from --flow
+(files named after the first frame of each pair, or what `daflow pseudo` wrote) or, as pseudo ground truth, from
+--teacher weights run on --hq (the clean frames; default: LQ itself). --hq and --flow are laid out as LQ is."""
 EXAMPLE = "daflow analyze clip --model tiny --teacher raft-small.safetensors --steps 2 -o analysis"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lq", metavar="LQ", type=pathlib.Path, help="folder of degraded frames, or a video")
+    parser.add_argument("lq", metavar="LQ", type=pathlib.Path, help="folder of degraded frames or clips, or a video")
     parser.add_argument(
         "--model",
         metavar="DIR",
@@ -48,46 +52,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the table")
 
 
+class Scene(NamedTuple):
+    """Where one clip's degraded frames are, its clean frames and its flow files."""
+
+    lq: pathlib.Path
+    hq: pathlib.Path | None
+    flow: pathlib.Path | None
+
+
+Truth = Callable[[torch.Tensor, list[str]], tuple[torch.Tensor, torch.Tensor]]
+"""(frames [F, 3, H, W], their names) -> flow [F-1, 2, H, W], valid [F-1, H, W]."""
+
+
 def run(args: argparse.Namespace) -> int:
-    from ..evaluate.zero_shot import analyze_clip, heat_map
+    from ..evaluate.zero_shot import heat_map
     from ..features.restoration import LiftedRestoration
-    from ..frames import open_frames, write_image
+    from ..frames import write_image
     from ..frames._files import atomic_path
 
     if (args.flow is None) == (args.teacher is None):
         raise ValueError("give the truth by --flow DIR or by --teacher WEIGHTS, one of them")
     if args.steps < 1 or args.frames < 2:
         raise ValueError(f"--steps must be at least 1 and --frames at least 2, got {args.steps} and {args.frames}")
+    if args.temperature is not None and not args.temperature > 0:
+        raise ValueError(f"--temperature must be > 0, got {args.temperature}")
     restoration = LiftedRestoration.load(args.model, dtype=getattr(torch, args.dtype), device=args.device)
     depth = restoration.transformer.config.num_layers
     layers = tuple(args.layers) if args.layers else tuple(range(depth))
     if any(not 0 <= layer < depth for layer in layers):
         raise ValueError(f"--layers {layers} are outside 0..{depth - 1}")
-    temperature = args.temperature or restoration.transformer.config.attention_head_dim**0.5
-    truth = _flow_files(args.flow) if args.flow else _teacher(args)
-
-    table = None
-    clips = _clips(open_frames(args.lq), args.frames)
-    total = args.clips
-    for index, (frames, names) in enumerate(tqdm(clips, desc="clips", unit="clip", total=total, disable=None)):
-        if args.clips is not None and index >= args.clips:
-            break
-        flow, valid = truth(frames, names)
-        found = analyze_clip(
-            restoration,
-            frames,
-            flow,
-            valid,
-            layers=layers,
-            num_inference_steps=args.steps,
-            temperature=temperature,
-            generator=torch.Generator().manual_seed(args.seed + index),
-            mode=args.mode,
-            radius=args.radius,
-        )
-        table = found if table is None else table + found
-    if table is None:
-        raise ValueError(f"{args.lq} holds fewer than {args.frames} frames")
+    if args.temperature is None:
+        args.temperature = restoration.transformer.config.attention_head_dim**0.5
+    table = _analyze(args, restoration, layers)
 
     record = {
         "model": args.model,
@@ -97,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         "epe_px": table.epe.tolist(),
         "best_layers": table.best(),
         "pixels": table.count,
-        "temperature": temperature,
+        "temperature": args.temperature,
         "seed": args.seed,
     }
     args.output.mkdir(parents=True, exist_ok=True)
@@ -115,8 +111,67 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _clips(source, length: int):
-    """Consecutive clips that share their last and first frame, so that every pair is judged once."""
+def _analyze(args: argparse.Namespace, restoration, layers: tuple[int, ...]):
+    """The table of all clips of all scenes."""
+    from ..evaluate.zero_shot import analyze_clip
+    from ..frames import open_frames
+    from ..models import RAFT
+
+    scenes = [(scene, open_frames(scene.lq)) for scene in _scenes(args)]
+    model = RAFT.from_pretrained(args.teacher).to(args.device) if args.teacher else None
+    lengths = [source.length for _, source in scenes]
+    total = None if None in lengths else sum(math.ceil((length - 1) / (args.frames - 1)) for length in lengths)
+    table, index = None, 0
+    with tqdm(
+        desc="clips", unit="clip", total=min(filter(None, (total, args.clips)), default=None), disable=None
+    ) as bar:
+        for scene, source in scenes:
+            truth = _flow_files(scene.flow) if model is None else _teacher(model, scene, args)
+            for frames, names in _clips(source, args.frames):
+                if index == args.clips:
+                    break
+                flow, valid = truth(frames, names)
+                found = analyze_clip(
+                    restoration,
+                    *_fill(frames, flow, valid, args.frames),
+                    layers=layers,
+                    num_inference_steps=args.steps,
+                    temperature=args.temperature,
+                    generator=torch.Generator().manual_seed(args.seed + index),
+                    mode=args.mode,
+                    radius=args.radius,
+                )
+                table = found if table is None else table + found
+                index += 1
+                bar.update()
+    if table is None or table.count == 0:
+        raise ValueError(f"{args.lq}: no pixel with a known flow; nothing to judge")
+    return table
+
+
+def _scenes(args: argparse.Namespace) -> list[Scene]:
+    """LQ itself, or every clip below it, with what lies at the same place under --hq and --flow."""
+    from ..datasets import Folder
+    from ..frames.io import IMAGE_SUFFIXES
+
+    if not args.lq.is_dir() or any(path.suffix.lower() in IMAGE_SUFFIXES for path in args.lq.iterdir()):
+        return [Scene(args.lq, args.hq, args.flow)]
+    scenes = []
+    for sequence in Folder(args.lq).sequences:
+        first = sequence.frames.files[0]
+        place = first if args.lq / sequence.name == first else first.parent  # a video, or a folder of images
+        below = place.relative_to(args.lq)
+        flow = None
+        if args.flow is not None:
+            written = args.flow / below / "flow"  # by `daflow pseudo`
+            flow = written if written.is_dir() else args.flow / below
+        scenes.append(Scene(place, args.hq and args.hq / below, flow))
+    return scenes
+
+
+def _clips(source, length: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
+    """Consecutive clips that share their last and first frame, so that every pair is judged once; the last is shorter
+    where frames run out."""
     frames, names = [], []
     for index, frame in enumerate(source):
         frames.append(frame)
@@ -124,11 +179,27 @@ def _clips(source, length: int):
         if len(frames) == length:
             yield torch.stack(frames), names
             frames, names = frames[-1:], names[-1:]
+    if len(frames) > 1:
+        yield torch.stack(frames), names
 
 
-def _flow_files(folder: pathlib.Path):
+def _fill(frames: torch.Tensor, flow: torch.Tensor, valid: torch.Tensor, length: int) -> tuple[torch.Tensor, ...]:
+    """A short clip at full length, as the model saw the others: the last frame repeated, in pairs that do not count."""
+    missing = length - len(frames)
+    if missing == 0:
+        return frames, flow, valid
+    return (
+        torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]),
+        torch.cat([flow, torch.zeros_like(flow[-1:]).expand(missing, -1, -1, -1)]),
+        torch.cat([valid, torch.zeros_like(valid[-1:]).expand(missing, -1, -1)]),
+    )
+
+
+def _flow_files(folder: pathlib.Path) -> Truth:
+    from ..datasets.folder import CONFIDENT
     from ..flow import read_flow
     from ..flow.formats import SUFFIXES
+    from ..frames import read_image
 
     def truth(frames, names):
         flows, valids = [], []
@@ -137,6 +208,9 @@ def _flow_files(folder: pathlib.Path):
             if not files:
                 raise FileNotFoundError(f"{folder} holds no flow file for frame {name} (such as {name}.flo)")
             flow, valid = read_flow(files[0], return_valid=True, unknown=0)
+            certain = folder.parent / "confidence" / f"{name}.png"
+            if folder.name == "flow" and certain.is_file():
+                valid &= read_image(certain)[0] >= CONFIDENT
             flows.append(flow)
             valids.append(valid)
         return torch.stack(flows), torch.stack(valids)
@@ -144,13 +218,12 @@ def _flow_files(folder: pathlib.Path):
     return truth
 
 
-def _teacher(args):
-    """Pseudo ground truth: RAFT on the clean frames of the same names or positions."""
+def _teacher(model, scene: Scene, args: argparse.Namespace) -> Truth:
+    """Pseudo ground truth: RAFT on the clean frames at the same positions."""
     from ..frames import InputPadder, open_frames
-    from ..models import RAFT
+    from ..models.raft import SMALLEST_SIDE
 
-    model = RAFT.from_pretrained(args.teacher).to(args.device)
-    clean = _clips(open_frames(args.hq), args.frames) if args.hq else None
+    clean = _clips(open_frames(scene.hq), args.frames) if scene.hq else None
 
     @torch.no_grad()
     def truth(frames, names):
@@ -160,9 +233,9 @@ def _teacher(args):
             if hq is None or hq.shape != frames.shape:
                 found = "nothing" if hq is None else list(hq.shape)
                 raise ValueError(
-                    f"{args.hq}: the clean clip beside {names[0]} is {found}, expected {list(frames.shape)}"
+                    f"{scene.hq}: the clean clip beside {names[0]} is {found}, expected {list(frames.shape)}"
                 )
-        padder = InputPadder(hq.shape)
+        padder = InputPadder(hq.shape, minimum=SMALLEST_SIDE)
         first, second = padder.pad(hq[:-1].to(args.device), hq[1:].to(args.device))
         flow = padder.unpad(model(first, second, iters=args.iters, test_mode=True)[1]).cpu()
         return flow, torch.ones(flow.shape[0], *flow.shape[-2:], dtype=torch.bool)

@@ -329,5 +329,6 @@ def _tiny(cls, dtype: torch.dtype, device: str, **options) -> LiftedRestoration:
         )
         prompt = Prompt.of(torch.randn(4, 16), torch.randn(16))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    parts = (module.eval().to(device, dtype) for module in (vae, transformer))
+    # nn.Module's own: that of diffusers warns of modules to keep in float32 even where there are none
+    parts = (nn.Module.to(module.eval(), device, dtype) for module in (vae, transformer))
     return cls(*parts, scheduler, prompt, **options)
