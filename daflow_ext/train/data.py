@@ -13,6 +13,9 @@ from .augment import jitter, random_crop
 from .config import DataConfig
 
 SCENES = "scenes"
+ENDLESS = 10**9
+"""Rendered clips are made when they are asked for."""
+
 Batch = dict[str, torch.Tensor]
 Source = torch.utils.data.Dataset
 """Map-style, giving :class:`daflow_ext.datasets.Clip`."""
@@ -29,7 +32,7 @@ def open_source(config: DataConfig, **changes) -> Source:
     if config.source == SCENES:
         from ..datasets.scenes import Scenes
 
-        return Scenes(**{"size": config.crop, "frames": config.frames, **options})
+        return Scenes(**{"length": ENDLESS, "size": config.crop, "frames": config.frames, **options})
     return open_dataset(config.source, root, **{"clip": config.frames, "every_pair": True, **options})
 
 
