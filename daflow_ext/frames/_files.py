@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 
@@ -24,6 +25,27 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """An empty folder beside ``path``, renamed to ``path`` when the block ends and removed when it fails.
+
+    Raises:
+        ValueError: ``path`` exists, other than as an empty folder, or the folder around it does not.
+    """
+    path = pathlib.Path(path)
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"cannot write {path}: it exists; give a new folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def existing_file(path: str | os.PathLike) -> pathlib.Path:

@@ -318,7 +318,7 @@ def test_memory_and_backends_agree(correlation):
             found.append(model(*pair, queries, keys, iters=3)[-1])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=1e-3)
-    with pytest.raises(ValueError, match="backend must be auto or one of .* got 'fast'"):
+    with pytest.raises(ValueError, match=r"backend must be auto or one of .* got 'fast'"):
         model.set_backend("fast")
 
 

@@ -257,6 +257,19 @@ def test_alternate_corr_is_a_word_for_memory():
         RAFT(small=True, alternate_corr=True, memory="volume")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"corr_levels": 2.0}, "corr_levels must be an integer >= 1, got 2.0"),
+        ({"corr_levels": 0}, "corr_levels must be an integer >= 1, got 0"),
+        ({"corr_radius": "3"}, "corr_radius must be an integer >= 0, got '3'"),
+    ],
+)
+def test_levels_and_radius_are_whole_numbers(options, message):
+    with pytest.raises(ValueError, match=message):
+        RAFT(small=True, **options)
+
+
 def test_levels_and_radius():
     model = RAFT(small=True, corr_levels=2, corr_radius=2).eval()
     assert model.update_block.encoder.convc1.in_channels == 2 * 25
