@@ -6,9 +6,10 @@ import inspect
 import pathlib
 
 from ..datasets import CLEAN, DATASETS, Degradation, FlowDataset, dataset_class, degradations, open_dataset
-from ..evaluate import Predictor, RaftPredictor, ZeroPredictor
+from ..evaluate import DAFlowPredictor, Predictor, RaftPredictor, ZeroPredictor
 from ..frames.degrade.evaluation_set import file_hash
-from ._estimate import add_model_arguments, load_model
+from ..models import RAFT
+from ._estimate import add_model_arguments, estimator_options, load_model, model_identity
 
 ZERO = "zero"
 _TUPLES = ("cameras", "directions")
@@ -58,34 +59,34 @@ def add_predictor_arguments(
         flag,
         dest="model",
         required=True,
-        metavar="[NAME=]FILE",
-        help="RAFT weights, or zero: no motion anywhere" + ("; repeat it for several models" if several else ""),
+        metavar="[NAME=]MODEL",
+        help="RAFT weights, a DA-Flow pipeline folder, a name of `daflow list`, or zero: no motion anywhere"
+        + ("; repeat it for several models" if several else ""),
         **({"action": "append"} if several else {"type": lambda text: [text]}),
     )
     parser.add_argument(
         "--scale", type=int, default=0, metavar="S", help="run on images resized 2**S times, as SEA-RAFT's -1 on Spring"
     )
-    add_model_arguments(parser, iters=iters)
+    add_model_arguments(parser, iters=iters, seed_flag="--noise-seed")
 
 
 def load_predictors(args: argparse.Namespace) -> list[Predictor]:
     """The models of ``--model``, each with the hash of its weights.
 
     Raises:
-        ValueError, FileNotFoundError: two models of one name, a file that does not exist or holds something else.
+        ValueError, FileNotFoundError: two models of one name, a model that does not exist or is something else.
     """
     predictors: list[Predictor] = []
     for text in args.model:
         if text == ZERO:
             predictors.append(ZeroPredictor())
             continue
-        name, equals, file = text.rpartition("=")
-        path = pathlib.Path(file)
-        model, _ = load_model(path, args)
-        identity = file_hash(path)[:16]
-        predictors.append(
-            RaftPredictor(name if equals else path.stem, model, identity, iters=args.iters, scale=args.scale)
-        )
+        name, equals, source = text.rpartition("=")
+        model, path = load_model(source, args), pathlib.Path(source)
+        identity = file_hash(path)[:16] if path.is_file() else model_identity(model)
+        kind = RaftPredictor if isinstance(model, RAFT) else DAFlowPredictor
+        options = estimator_options(model, args)
+        predictors.append(kind(name if equals else path.stem, model, identity, scale=args.scale, **options))
     names = [one.name for one in predictors]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

@@ -8,7 +8,7 @@ import torch
 from ..flow import write_report
 from ..frames import Video
 from . import _demo_scene, info
-from ._estimate import add_model_arguments, estimate_clip, load_model, model_name
+from ._estimate import add_model_arguments, add_source_arguments, load_estimator
 
 HELP = "flow on a short clip that ships with the package, shown in one HTML file"
 DESCRIPTION = """\
@@ -20,7 +20,7 @@ EXAMPLE = "daflow demo --weights raft-small.pth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", metavar="W", type=pathlib.Path, help="RAFT weights (.pth, .safetensors)")
+    add_source_arguments(parser, required=False)
     parser.add_argument(
         "-o", "--output", metavar="OUT", type=pathlib.Path, default="daflow_demo", help="folder (default %(default)s)"
     )
@@ -28,17 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.weights is None:
+    if args.weights is None and args.model is None:
         raise ValueError(
             "no weights: pass --weights FILE with RAFT weights, for example raft-small.pth of "
-            "https://github.com/princeton-vl/RAFT (`make demo WEIGHTS=FILE`)"
+            "https://github.com/princeton-vl/RAFT (`make demo WEIGHTS=FILE`), or --model NAME_OR_FOLDER"
         )
-    model, device = load_model(args.weights, args)
+    estimator = load_estimator(args)
     args.output.mkdir(parents=True, exist_ok=True)
     scene = _demo_scene.layers()
     panels = {"Frame": [], "Flow": [], "True flow": []}
     statistics = []
-    for pair in estimate_clip(model, Video(_demo_scene.CLIP), device, iters=args.iters):
+    for pair in estimator.pairs(Video(_demo_scene.CLIP)):
         truth = torch.from_numpy(_demo_scene.true_flow(scene, pair.index))
         for pictures, picture in zip(panels.values(), (pair.image1, pair.forward, truth), strict=True):
             pictures.append(picture)
@@ -55,14 +55,12 @@ def run(args: argparse.Namespace) -> int:
     write_report(
         page,
         panels,
-        title=f"Optical flow of the demo clip, {model_name(model)}",
+        title=f"Optical flow of the demo clip, {estimator.name}",
         statistics=statistics,
         settings={
-            "model": model_name(model),
-            "weights": args.weights.name,
-            "iterations": args.iters,
-            "device": device,
-            "backend": args.backend,
+            "weights": pathlib.Path(args.weights or args.model).name,
+            "device": estimator.device,
+            **estimator.settings,
             "clip": f"{_demo_scene.CLIP.name}, {_demo_scene.WIDTH}x{_demo_scene.HEIGHT}, {_demo_scene.FRAMES} frames",
             "flow": "pixels, x to the right, y down, from each frame to the next",
         },
@@ -71,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     )
     mean = sum(row["EPE (px)"] for row in statistics) / len(statistics)
     seconds = sum(row["seconds"] for row in statistics) / len(statistics)
-    print(f"{model_name(model)}, {args.iters} iterations on {device}: EPE {mean:.2f} px, {seconds:.2f} s per pair")
+    print(
+        f"{estimator.name}, {args.iters} iterations on {estimator.device}: EPE {mean:.2f} px, {seconds:.2f} s per pair"
+    )
     print(page)
     return 0

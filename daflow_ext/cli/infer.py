@@ -7,11 +7,14 @@ import pathlib
 import torch
 from tqdm import tqdm
 
+from .. import __version__
 from ..flow import flow_to_image, read_flow, write_flow
 from ..flow.formats import SUFFIXES
 from ..frames import open_frames, write_image
 from ..frames.io import IMAGE_SUFFIXES
-from ._estimate import PairFlow, add_model_arguments, estimate_clip, load_model, model_name
+from ..models.pair_flow import PairFlow
+from ._estimate import Estimator, add_model_arguments, add_source_arguments, load_estimator, model_identity
+from ._run_folder import RunFolder
 
 HELP = "flow between two frames, along a folder of frames or a video"
 DESCRIPTION = """\
@@ -26,17 +29,22 @@ OUT/occlusion/NAME.png       with --bidirectional: white = pixels of the earlier
 OUT/color/NAME.png           with --viz: hue = direction, saturation = length, one scale for the whole clip
 OUT/color_backward/NAME.png  with both
 
+OUT/run.json, pairs.jsonl    the settings, and a line per finished pair
+
 An OUT that ends in the suffix of a format takes the flow of a single pair itself. Every file appears whole or not at
-all; when a later frame cannot be read, the files before it stay.
+all; when a later frame cannot be read or the disk is full, the files before it stay. The same command goes on where a
+run ended, however it ended; with other settings it asks for --overwrite.
+
+Models: RAFT (--weights, or --model), or DA-Flow (--model), which reads three frames at a time, restores them in the
+features of a diffusion transformer, and so holds on to degraded video. --feature-steps first runs that transformer once
+per three frames; all runs every denoising step and averages.
 formats: flo (Middlebury), png16 (KITTI, rounds to 1/64 pixel, up to 512), npy and npz (2, H, W), flo5 (HDF5), pfm."""
 EXAMPLE = "daflow infer frame1.png frame2.png --weights raft-small.pth -o out --viz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", nargs="+", metavar="FRAME", help="two images, or one folder of images, or one video")
-    parser.add_argument(
-        "--weights", metavar="W", type=pathlib.Path, required=True, help="RAFT weights (.pth, .safetensors)"
-    )
+    add_source_arguments(parser)
     parser.add_argument(
         "-o", "--output", metavar="OUT", type=pathlib.Path, default="daflow_out", help="folder (default %(default)s)"
     )
@@ -50,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--warm-start", action="store_true", help="begin each pair at the previous flow, carried along")
     parser.add_argument("--bidirectional", action="store_true", help="write backward flow and occlusion masks too")
+    parser.add_argument("--overwrite", action="store_true", help="discard the results of an earlier run in OUT")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_model_arguments(parser, iters=20)
 
@@ -84,29 +93,43 @@ class _Outputs:
         return path
 
     def write(self, pair: PairFlow) -> dict:
-        """Write the flow files of a pair; returns what the run tells about it."""
-        paths = {"flow": self.file("flow", pair.index)}
-        write_flow(paths["flow"], pair.forward)
+        """Write the flow files of a pair; returns what the run remembers of it."""
+        files = {"flow": self.file("flow", pair.index)}
+        write_flow(files["flow"], pair.forward)
         if pair.backward is not None:
-            paths["flow_backward"] = self.file("flow_backward", pair.index)
-            write_flow(paths["flow_backward"], pair.backward)
-            paths["occlusion"] = self.file("occlusion", pair.index)
-            write_image(paths["occlusion"], pair.occluded[None].byte() * 255)
-        record = {kind: str(path) for kind, path in paths.items()}
+            files["flow_backward"] = self.file("flow_backward", pair.index)
+            write_flow(files["flow_backward"], pair.backward)
+            files["occlusion"] = self.file("occlusion", pair.index)
+            write_image(files["occlusion"], pair.occluded[None].byte() * 255)
         length = torch.linalg.vector_norm(pair.forward, dim=0)
-        record |= {"mean_px": length.mean().item(), "max_px": length.max().item(), "seconds": round(pair.seconds, 4)}
+        record = {
+            "files": {kind: str(path if self.single else path.relative_to(self.root)) for kind, path in files.items()},
+            "mean_px": length.mean().item(),
+            "max_px": length.max().item(),
+            "p99_px": length.flatten().kthvalue(max(1, round(0.99 * length.numel()))).values.item(),
+            "seconds": round(pair.seconds, 4),
+        }
         if pair.occluded is not None:
             record["occluded_percent"] = 100 * pair.occluded.float().mean().item()
+            record["mean_confidence"] = pair.confidence.mean().item()
         return record
 
-    def colorize(self, records: list[dict], max_flow: float) -> None:
+    def paths(self, record: dict) -> dict[str, str]:
+        """Where the files of a record lie."""
+        return {kind: name if self.single else str(self.root / name) for kind, name in record["files"].items()}
+
+    def colorize(self, records: list[dict], max_flow: float) -> list[dict[str, str]]:
         """Colour images of all flow files written, read back one by one: a clip of any length fits in memory."""
+        pictures = []
         for index, record in enumerate(records):
+            paths = self.paths(record)
+            pictures.append({})
             for kind, source in (("color", "flow"), ("color_backward", "flow_backward")):
-                if source in record:
+                if source in paths:
                     path = self.file(kind, index)
-                    write_image(path, flow_to_image(read_flow(record[source]), max_flow))
-                    record[kind] = str(path)
+                    write_image(path, flow_to_image(read_flow(paths[source]), max_flow))
+                    pictures[-1][kind] = str(path)
+        return pictures
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,48 +139,76 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-flow must be a positive number of pixels, got {args.max_flow}")
     frames = open_frames(*args.input)
     outputs = _Outputs(args, frames)
-    model, device = load_model(args.weights, args)
-    options = {"iters": args.iters, "warm_start": args.warm_start, "bidirectional": args.bidirectional}
+    estimator = load_estimator(args)
+    options = {"warm_start": args.warm_start, "bidirectional": args.bidirectional}
+    folder = None if outputs.single else _run_folder(args, outputs, estimator, options)
 
-    records, scale, failure = [], 0.0, None
-    pairs = estimate_clip(model, frames, device, **options)
-    total = frames.length - 1 if frames.length else None
-    single_pair = len(args.input) == 2
+    records, failure = [] if folder is None else folder.records, None
     try:
-        for pair in tqdm(pairs, total=total, unit="pair", disable=True if single_pair else None):
-            records.append(outputs.write(pair))
-            scale = max(scale, _scale(pair.forward))
+        records = _estimate(estimator, frames, outputs, folder, options)
     except Exception as error:
-        failure = error
+        failure, records = error, records if folder is None else folder.records
+    scale, pictures = None, []
     if args.viz and records:
-        scale = args.max_flow or scale
-        outputs.colorize(records, scale)
+        # the length that 99 % of the vectors of a pair do not exceed, at least one pixel: a few wild ones pale nothing
+        scale = args.max_flow or max(1.0, *(record["p99_px"] for record in records))
+        pictures = outputs.colorize(records, scale)
     if failure is not None:
         if not records:
             raise failure
         done = f"the flow of the {len(records)} pair(s) before is complete in {args.output}"
-        raise RuntimeError(f"{failure}; {done}") from failure
+        raise RuntimeError(f"{failure}; {done}, the same command goes on from there") from failure
 
+    pairs = [
+        {**outputs.paths(record), **{name: value for name, value in record.items() if name != "files"}}
+        for record in records
+    ]
+    for pair, picture in zip(pairs, pictures, strict=False):
+        pair |= picture
     summary = {
         "source": frames.source,
-        "model": model_name(model),
-        "weights": str(args.weights),
-        "device": str(device),
-        "backend": args.backend,
+        "weights": str(args.weights or args.model),
+        "device": str(estimator.device),
+        **estimator.settings,
         **options,
         "unit": "pixels; channel 0 = x to the right, 1 = y down; from the earlier frame to the later",
         "output": str(args.output),
-        "color_scale_px": scale if args.viz else None,
-        "pairs": records,
+        "color_scale_px": scale,
+        "pairs": pairs,
     }
     _show(summary, args.json)
     return 0
 
 
-def _scale(flow: torch.Tensor) -> float:
-    """The length that 99 % of the vectors do not exceed, at least one pixel; a few wild ones do not pale the rest."""
-    length = torch.linalg.vector_norm(flow, dim=0).flatten()
-    return max(1.0, length.kthvalue(max(1, round(0.99 * length.numel()))).values.item())
+def _run_folder(args: argparse.Namespace, outputs: _Outputs, estimator: Estimator, options: dict) -> RunFolder:
+    """The record of this run in OUT; what an earlier one of the same settings finished is kept."""
+    settings = {
+        "frames": [str(pathlib.Path(path).resolve()) for path in args.input],
+        "weights": model_identity(estimator.model),
+        "device": estimator.device.type,
+        "format": outputs.suffix,
+        **estimator.settings,
+        **options,
+        "daflow": __version__,
+    }
+    return RunFolder(args.output, settings, overwrite=args.overwrite)
+
+
+def _estimate(estimator: Estimator, frames, outputs: _Outputs, folder: RunFolder | None, options: dict) -> list[dict]:
+    """Walk along the frames and write; gives the records of all pairs, those of an earlier run included."""
+    start, warm = (0, None) if folder is None else folder.resume(estimator.stride, warm_start=options["warm_start"])
+    pairs = estimator.pairs(frames, start=start, warm=warm, **options)
+    total = frames.length - 1 if frames.length else None
+    single, begun = [], False
+    for pair in tqdm(pairs, total=total, initial=start, unit="pair", disable=True if total == 1 else None):
+        if folder is None:
+            single.append(outputs.write(pair))
+            continue
+        if not begun:  # not before there is something to write: a refused input leaves no folder
+            folder.begin()
+            begun = True
+        folder.add(outputs.write(pair), estimator.stride, pair.warm)
+    return single if folder is None else folder.records
 
 
 def _show(summary: dict, as_json: bool) -> None:

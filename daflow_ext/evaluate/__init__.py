@@ -1,11 +1,12 @@
 """Scores, tables, uploads and pseudo truth, from data sets and models."""
 
-from .predictors import Predictor, RaftPredictor, ZeroPredictor
+from .predictors import DAFlowPredictor, Predictor, RaftPredictor, ZeroPredictor
 from .records import RecordFile
 from .runner import score_clip, validate
 from .summary import Row, csv_table, differences, robustness_means, screen_table, summarize
 
 __all__ = [
+    "DAFlowPredictor",
     "Predictor",
     "RaftPredictor",
     "RecordFile",

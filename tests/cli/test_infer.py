@@ -7,7 +7,8 @@ import cv2
 import pytest
 import torch
 
-from daflow_ext.cli._estimate import estimate_clip
+from daflow_ext.cli._estimate import RaftEstimator
+from daflow_ext.cli._run_folder import RECORDS, SETTINGS, WARM
 from daflow_ext.flow import flow_to_image, read_flow
 from daflow_ext.flow.formats import SUFFIXES
 from daflow_ext.frames import InputPadder, open_frames, read_image, write_image
@@ -17,7 +18,9 @@ FAST = ("--iters", "2", "--backend", "reference")
 
 
 def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """What a run wrote, beside its own record."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return sorted(found - {SETTINGS, RECORDS, WARM})
 
 
 def model_flow(weights, first, second, iters=2):
@@ -118,11 +121,8 @@ def test_warm_start_begins_at_the_carried_flow(tiny_weights, clip):
     from daflow_ext.flow import forward_interpolate
 
     model = RAFT.from_pretrained(tiny_weights, backend="reference")
-    options = {"iters": 2, "bidirectional": True}
-    cold, warm = (
-        list(estimate_clip(model, open_frames(clip), torch.device("cpu"), warm_start=on, **options))
-        for on in (False, True)
-    )
+    estimator = RaftEstimator(model, iters=2)
+    cold, warm = (list(estimator.pairs(open_frames(clip), warm_start=on, bidirectional=True)) for on in (False, True))
     assert torch.equal(cold[0].forward, warm[0].forward)
     assert torch.equal(cold[0].backward, warm[0].backward)
     images = [read_image(clip / f"frame{index}.png")[None] for index in (8, 9, 10)]
@@ -149,7 +149,7 @@ def test_a_clip_is_read_one_frame_at_a_time(tiny_weights):
 
     frames = Endless()
     model = RAFT.from_pretrained(tiny_weights, backend="reference")
-    pairs = estimate_clip(model, frames, torch.device("cpu"), iters=1)
+    pairs = RaftEstimator(model, iters=1).pairs(frames)
     for index, pair in zip(range(3), pairs, strict=False):
         assert pair.index == index
         assert frames.alive == index + 2

@@ -123,7 +123,7 @@ def test_precomputed_frames_are_a_level(root, tmp_path, capsys):
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--lq-window", "some"], "--lq-window must be a number or 'sequence', got 'some'"),
         (["--model", "zero"], "two models are called 'zero'"),
-        (["--model", "nothing.pth"], "the weights file nothing.pth does not exist"),
+        (["--model", "nothing.pth"], "'nothing.pth' is neither a model ("),
     ],
 )
 def test_bad_arguments_are_one_sentence(root, tmp_path, capsys, arguments, message):

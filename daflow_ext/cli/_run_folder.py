@@ -1,0 +1,113 @@
+"""The folder of a run that can be continued: its settings, what it has finished, and where it goes on."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from ..frames._files import atomic_path
+
+SETTINGS, RECORDS, WARM = "run.json", "pairs.jsonl", "warm_start.safetensors"
+
+
+class RunFolder:
+    """``run.json`` holds the settings, ``pairs.jsonl`` one line per finished pair, in order; with a warm start
+    ``warm_start.safetensors`` what the next pair begins at.
+
+    A line is added after the files of its pair are complete, so a run that was killed at any moment goes on after the
+    last line; a line cut off is dropped.
+
+    Args:
+        settings: anything JSON can carry; a folder of another run is refused.
+        overwrite: drop an earlier run and the files it wrote.
+    Raises:
+        ValueError: results of other settings are there; names the first difference.
+    """
+
+    def __init__(self, root: pathlib.Path, settings: Mapping[str, object], *, overwrite: bool = False):
+        self.root, self.settings = root, json.loads(json.dumps(settings))
+        self.records: list[dict] = []
+        if overwrite:
+            self._discard()
+        if (root / SETTINGS).exists():
+            self._check()
+            self.records = self._complete(self._lines())
+
+    def _check(self) -> None:
+        path = self.root / SETTINGS
+        try:
+            stored = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} does not describe a run ({error}); give another folder or --overwrite") from error
+        for name in sorted(stored.keys() | self.settings.keys()):
+            if stored.get(name) != self.settings.get(name):
+                raise ValueError(
+                    f"{self.root} holds a run with {name} = {stored.get(name)!r}, this one has "
+                    f"{self.settings.get(name)!r}; give another folder, or --overwrite to discard that run"
+                )
+
+    def _lines(self) -> list[dict]:
+        path = self.root / RECORDS
+        if not path.is_file():
+            return []
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(path, whole)
+        return [json.loads(line) for line in data[:whole].decode().splitlines()]
+
+    def _complete(self, records: list[dict]) -> list[dict]:
+        """The records before the first whose files are gone."""
+        for count, record in enumerate(records):
+            if not all((self.root / name).is_file() for name in record["files"].values()):
+                return records[:count]
+        return records
+
+    def _discard(self) -> None:
+        for record in self._lines():
+            for name in record["files"].values():
+                (self.root / name).unlink(missing_ok=True)
+        for name in (RECORDS, WARM, SETTINGS):
+            (self.root / name).unlink(missing_ok=True)
+
+    def resume(self, stride: int, *, warm_start: bool) -> tuple[int, dict[str, torch.Tensor] | None]:
+        """The first pair to estimate, a multiple of ``stride``, and its warm start; later records are dropped."""
+        start, warm = len(self.records) - len(self.records) % stride, None
+        if warm_start:
+            at, warm = self._warm()
+            start = at if at <= start and at % stride == 0 else 0
+            warm = warm if start else None
+        if len(self.records) > start:
+            self.records = self.records[:start]
+        return start, warm
+
+    def _warm(self) -> tuple[int, dict[str, torch.Tensor] | None]:
+        path = self.root / WARM
+        if not path.is_file():
+            return 0, None
+        with safe_open(path, framework="pt") as file:
+            return int(file.metadata()["next"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def begin(self) -> None:
+        """Write the settings and the records that are kept."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.root / SETTINGS) as path:
+            path.write_text(json.dumps(self.settings, indent=1) + "\n")
+        with atomic_path(self.root / RECORDS) as path:
+            path.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+
+    def add(self, record: dict, stride: int, warm: dict[str, torch.Tensor] | None) -> None:
+        """Keep a pair whose files are complete."""
+        with (self.root / RECORDS).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.append(record)
+        if warm and len(self.records) % stride == 0:
+            with atomic_path(self.root / WARM) as path:
+                tensors = {name: tensor.contiguous() for name, tensor in warm.items()}
+                path.write_bytes(save(tensors, {"next": str(len(self.records))}))
