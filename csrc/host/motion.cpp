@@ -140,26 +140,61 @@ void to_image(const View& view, int count, const float* __restrict ux, const flo
   }
 }
 
-double largest_displacement(const Motion& motion, const Shake& shake, int frames, const std::vector<float>& ux,
-                            const std::vector<float>& uy) {
-  const std::size_t count = ux.size();
-  std::vector<float> x[2], y[2];
-  for (int i : {0, 1}) {
-    x[i].resize(count);
-    y[i].resize(count);
+namespace {
+
+constexpr int kGrid = 7;
+
+struct Grid {
+  float x[kGrid * kGrid], y[kGrid * kGrid];
+};
+
+Grid seen(const View& view, const Grid& reference) {
+  Grid image;
+  to_image(view, kGrid * kGrid, reference.x, reference.y, image.x, image.y);
+  return image;
+}
+
+double distance(const Grid& a, const Grid& b) {
+  double largest = 0;
+  for (int i = 0; i < kGrid * kGrid; ++i) {
+    const double dx = static_cast<double>(a.x[i]) - b.x[i], dy = static_cast<double>(a.y[i]) - b.y[i];
+    largest = std::max(largest, dx * dx + dy * dy);
+  }
+  return std::sqrt(largest);
+}
+
+}  // namespace
+
+double displacement_of_area(const Motion& motion, const Shake& shake, int frames, double reach_x, double reach_y) {
+  Grid reference, now, before;
+  for (int i = 0; i < kGrid * kGrid; ++i) {
+    reference.x[i] = static_cast<float>(reach_x * (2.0 * (i % kGrid) / (kGrid - 1) - 1));
+    reference.y[i] = static_cast<float>(reach_y * (2.0 * (i / kGrid) / (kGrid - 1) - 1));
   }
   double largest = 0;
   for (int frame = 0; frame < frames; ++frame) {
-    const int now = frame % 2;
-    const View view = view_at(motion, shake, frame);
-    to_image(view, static_cast<int>(count), ux.data(), uy.data(), x[now].data(), y[now].data());
-    for (std::size_t i = 0; frame > 0 && i < count; ++i) {
-      const double dx = static_cast<double>(x[now][i]) - x[1 - now][i];
-      const double dy = static_cast<double>(y[now][i]) - y[1 - now][i];
-      largest = std::max(largest, dx * dx + dy * dy);
-    }
+    now = seen(view_at(motion, shake, frame), reference);
+    if (frame > 0) largest = std::max(largest, distance(now, before));
+    before = now;
   }
-  return std::sqrt(largest);
+  return largest;
+}
+
+double displacement_of_image(const Motion& motion, const Shake& shake, int frames, int width, int height) {
+  double largest = 0;
+  for (int frame = 0; frame < frames; ++frame) {
+    const View view = view_at(motion, shake, frame);
+    Grid image, reference;
+    for (int i = 0; i < kGrid * kGrid; ++i) {
+      image.x[i] = static_cast<float>((width - 1.0) * (i % kGrid) / (kGrid - 1));
+      image.y[i] = static_cast<float>((height - 1.0) * (i / kGrid) / (kGrid - 1));
+      to_reference_point(view, image.x[i], image.y[i], reference.x[i], reference.y[i]);
+    }
+    for (int other : {frame - 1, frame + 1})
+      if (other >= 0 && other < frames)
+        largest = std::max(largest, distance(seen(view_at(motion, shake, other), reference), image));
+  }
+  return largest;
 }
 
 }  // namespace daflow::scene

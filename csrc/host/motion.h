@@ -6,8 +6,6 @@
 // smooth and one-to-one. The image of u at another time solves p + d(p) = u by Newton's method, to float32 rounding.
 #pragma once
 
-#include <vector>
-
 #include "host/random.h"
 
 namespace daflow::scene {
@@ -61,8 +59,11 @@ void to_reference_point(const View& view, float x, float y, float& ux, float& uy
 // Image coordinates of reference points.
 void to_image(const View& view, int count, const float* ux, const float* uy, float* x, float* y);
 
-// The largest displacement between consecutive frames 0 .. frames-1 of these reference points.
-double largest_displacement(const Motion& motion, const Shake& shake, int frames, const std::vector<float>& ux,
-                            const std::vector<float>& uy);
+// The largest displacement between consecutive frames 0 .. frames-1 of reference points in |ux| <= reach_x,
+// |uy| <= reach_y, on a grid.
+double displacement_of_area(const Motion& motion, const Shake& shake, int frames, double reach_x, double reach_y);
+
+// The same, in both directions, of the pixels of a layer that fills the image.
+double displacement_of_image(const Motion& motion, const Shake& shake, int frames, int width, int height);
 
 }  // namespace daflow::scene

@@ -56,7 +56,7 @@ Motion draw_motion(Random random, const Options& options, double radius, bool si
   motion.spin = random.uniform(-0.6, 0.6) / (6.283185307179586 * radius);
   motion.zoom = random.uniform(-0.6, 0.6) / radius;
   motion.shear = similarity ? 0 : random.uniform(-0.4, 0.4) / radius;
-  draw_waves(random.stream(1), options.elastic, 0.7 * radius, 3 * radius, motion.waves);
+  draw_waves(random.stream(1), options.elastic, std::max(24.0, 0.7 * radius), std::max(60.0, 3 * radius), motion.waves);
   return motion;
 }
 
@@ -70,32 +70,22 @@ void set_strength(Motion& motion, const Motion& drawn, double strength) {
   for (int i = 0; i < kWaves; ++i) motion.waves[i].rate = limited(drawn.waves[i].rate, 0.12);
 }
 
-// Scales the rates until the largest displacement of the points is `wanted`, and never more than `allowed`.
-void fit_displacement(Motion& motion, const Shake& shake, int frames, double wanted, double allowed,
-                      const std::vector<float>& ux, const std::vector<float>& uy) {
+// Scales the rates until the largest displacement, which `measure` finds, is `wanted`; never more than `allowed`.
+template <typename Measure>
+void fit_displacement(Motion& motion, double wanted, double allowed, const Measure& measure) {
   const Motion drawn = motion;
   double strength = wanted, found = 0;
   for (int round = 0; round < 5; ++round) {
     set_strength(motion, drawn, strength);
-    found = largest_displacement(motion, shake, frames, ux, uy);
+    found = measure(motion);
     if (std::abs(found - wanted) < 0.02 * wanted) break;
     strength *= std::clamp(wanted / std::max(found, 1e-6), 0.2, 3.0);
   }
   while (found > allowed) {
     strength *= 0.8 * allowed / found;
     set_strength(motion, drawn, strength);
-    found = largest_displacement(motion, shake, frames, ux, uy);
+    found = measure(motion);
   }
-}
-
-// Points of a rectangle around the origin.
-void spread(double reach_x, double reach_y, std::vector<float>& ux, std::vector<float>& uy) {
-  constexpr int kSide = 7;
-  for (int y = 0; y < kSide; ++y)
-    for (int x = 0; x < kSide; ++x) {
-      ux.push_back(static_cast<float>(reach_x * (2.0 * x / (kSide - 1) - 1)));
-      uy.push_back(static_cast<float>(reach_y * (2.0 * y / (kSide - 1) - 1)));
-    }
 }
 
 Paint draw_paint(Random random, const TextureBank& bank) {
@@ -175,15 +165,12 @@ Scene draw_scene(std::uint64_t seed, const Options& options, const TextureBank& 
     layer.motion.centre[1] = (background ? 0.5 : own.uniform()) * (options.height - 1);
     layer.paint = draw_paint(own.stream(1), bank);
     const double wanted = own.log_uniform(least, allowed);
-    std::vector<float> ux, uy;
-    if (background) {
-      // also what enters the image at its sides
-      spread(0.5 * options.width + wanted, 0.5 * options.height + wanted, ux, uy);
-    } else {
-      layer.shape = draw_shape(own.stream(2), radius);
-      spread(layer.shape.reach_x, layer.shape.reach_y, ux, uy);
-    }
-    fit_displacement(layer.motion, scene.shake, options.frames, wanted, allowed, ux, uy);
+    if (!background) layer.shape = draw_shape(own.stream(2), radius);
+    fit_displacement(layer.motion, wanted, allowed, [&](const Motion& motion) {
+      return background
+                 ? displacement_of_image(motion, scene.shake, options.frames, options.width, options.height)
+                 : displacement_of_area(motion, scene.shake, options.frames, layer.shape.reach_x, layer.shape.reach_y);
+    });
   }
   return scene;
 }

@@ -1,5 +1,6 @@
 """Textures of the rendered scenes: procedural ones, photographs of installed packages, folders of images."""
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -79,11 +80,16 @@ def load_textures(sources: Sequence[str | os.PathLike], split: str) -> tuple[lis
 
 def _load(source: str | os.PathLike, split: str) -> list[np.ndarray]:
     if source == "procedural":
-        kinds = ("noise", "cells", "glyphs", "noise")
-        seed = clip_seed(0, f"textures/{split}") & (2**63 - 1)
-        return [renderer().scene_pattern(kinds[i % len(kinds)], seed + i, PATTERN_SIZE) for i in range(PATTERNS)]
+        return _patterns(split)
     paths = _photos(split) if source == "photos" else _folder(pathlib.Path(source), split)
     return [_read(path) for path in paths]
+
+
+@functools.lru_cache(maxsize=len(SPLITS))
+def _patterns(split: str) -> list[np.ndarray]:
+    kinds = ("noise", "cells", "glyphs", "noise")
+    seed = clip_seed(0, f"textures/{split}") & (2**63 - 1)
+    return [renderer().scene_pattern(kinds[i % len(kinds)], seed + i, PATTERN_SIZE) for i in range(PATTERNS)]
 
 
 def _photos(split: str) -> list[pathlib.Path]:
