@@ -306,39 +306,60 @@ def test_precisions():
 
 
 @BOTH
+@pytest.mark.parametrize("memory", ["on_the_fly", "volume"])
 @torch.no_grad()
-def test_memory_and_backends_agree(correlation):
+def test_memory_and_backends_agree(correlation, memory, backend):
     model, pair, queries, keys = network(correlation=correlation), images(), taps(), taps()
-    found = []
-    for memory in ("on_the_fly", "volume"):
-        for backend in ("reference", "cpu"):
-            model.memory = memory
-            model.set_backend(backend)
-            assert (model.memory, model.backend) == (memory, backend)
-            found.append(model(*pair, queries, keys, iters=3)[-1])
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-3)
+    model.memory = "volume"
+    model.set_backend("reference")
+    expected = model(*pair, queries, keys, iters=3)[-1]
+    model.memory = memory
+    model.set_backend(backend)
+    assert (model.memory, model.backend) == (memory, backend)
+    device = "cuda" if backend == "cuda" else "cpu"
+    features = [{layer: tap.to(device) for layer, tap in t.items()} for t in (queries, keys)]
+    actual = model.to(device)(*(image.to(device) for image in pair), *features, iters=3)[-1]
+    torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=1e-3)
+
+
+def test_unknown_backend():
     with pytest.raises(ValueError, match=r"backend must be auto or one of .* got 'fast'"):
-        model.set_backend("fast")
+        network().set_backend("fast")
+
+
+@pytest.fixture(scope="module")
+def real_pair(shared):
+    folder = shared / "data/sintel/alley_1/clean"
+    return [read_image(folder / f"frame_000{index}.png")[None, :, :320, :512] for index in (1, 2)]
+
+
+def real_features() -> list[dict[int, torch.Tensor]]:
+    return [{layer: torch.randn(1, 20 * 32, CHANNELS) for layer in LAYERS} for _ in range(2)]
 
 
 @BOTH
 @torch.no_grad()
-def test_backends_agree_on_a_real_pair(shared, correlation):
+def test_backends_agree_on_a_real_pair(shared, real_pair, correlation):
     """Official weights, trained heads imitated by random ones that matter; mean difference under 1e-3 px."""
-    folder = shared / "data/sintel/alley_1/clean"
-    pair = [read_image(folder / f"frame_000{index}.png")[None, :, :320, :512] for index in (1, 2)]
     raft = RAFT.from_pretrained(shared / "weights/raft-small.pth")
-    model = DAFlow.from_raft(raft, correlation=correlation, **SMALL_HEADS)
-    matters(model, strength=3)
-    count = pair[0].shape[-2] * pair[0].shape[-1] // 256
-    queries, keys = ({layer: torch.randn(1, count, CHANNELS) for layer in LAYERS} for _ in range(2))
-    flows = {}
+    model = matters(DAFlow.from_raft(raft, correlation=correlation, **SMALL_HEADS), strength=3)
+    features, flows = real_features(), {}
     for backend in ("reference", "auto"):
         model.set_backend(backend)
-        flows[backend] = model(*pair, queries, keys, iters=12, test_mode=True)[1]
+        flows[backend] = model(*real_pair, *features, iters=12, test_mode=True)[1]
     assert (flows["auto"] - flows["reference"]).abs().mean() < 1e-3
-    assert (flows["auto"] - raft(*pair, iters=12, test_mode=True)[1]).abs().mean() > 1e-2  # the heads took part
+    assert (flows["auto"] - raft(*real_pair, iters=12, test_mode=True)[1]).abs().mean() > 1e-2  # the heads took part
+
+
+@torch.no_grad()
+def test_concatenation_needs_the_encoder_scaled(shared, real_pair):
+    """On official weights too the start is RAFT; without the factor every look-up would shrink by sqrt(C / (C + c))."""
+    raft = RAFT.from_pretrained(shared / "weights/raft-small.pth")
+    model = DAFlow.from_raft(raft, **{**SMALL_HEADS, "match_channels": 128})
+    expected, features = raft(*real_pair, iters=6, test_mode=True)[1], real_features()
+    assert (model(*real_pair, *features, iters=6, test_mode=True)[1] - expected).abs().mean() < 1e-3
+    model.raft.fnet.load_state_dict(raft.fnet.state_dict())
+    assert (model(*real_pair, *features, iters=6, test_mode=True)[1] - expected).abs().mean() > 0.03
 
 
 # ---- files and errors ----------------------------------------------------------------------------------------------
