@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import sys
 
-from .._extras import require_training
+from .._extras import require_diffusers, require_training
 
 HELP = "train a flow network, or lift the restoration transformer to clips"
 DESCRIPTION = """\
@@ -33,13 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     require_training()
     from .. import train
-    from ..train import flow
 
     overrides = args.set + ([f"model.init={args.init}"] if args.init else [])
-    stages = {"flow": (train.FlowConfig, flow.build)}
-    cls, build = stages[args.stage]
-    config = train.read_config(cls, args.config, overrides)
-    stage, clips = build(config)
+    config = train.read_config(train.LiftConfig if args.stage == "lift" else train.FlowConfig, args.config, overrides)
+    stage, clips = _builder(args.stage)(config)
     command = shlex.join(["daflow", *sys.argv[1:]])
     trainer = train.Trainer(stage, clips, config, args.out, restart=args.restart, command=command)
     if trainer.step and trainer.main:
@@ -49,3 +46,12 @@ def run(args: argparse.Namespace) -> int:
         end = {"finished": "finished", "time": "stopped by train.max_minutes", "signal": "stopped by SIGTERM"}
         print(f"{end[outcome.reason]} at step {outcome.step} of {config.train.steps}; {args.out}")
     return 143 if outcome.reason == "signal" else 0
+
+
+def _builder(stage: str):
+    if stage == "lift":
+        require_diffusers("daflow train lift")
+        from ..train.lift import build
+    else:
+        from ..train.flow import build
+    return build

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 CONFIGS = importlib.resources.files("daflow_ext") / "configs"
+FLOW_NETWORKS = ("raft-small", "raft-large", "daflow", "daflow-tiny")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _FREE = {"free": True}  # may change between the stretches of one run: decides nothing about the losses
 
@@ -109,7 +110,7 @@ class ValidationConfig:
     """Held-out clips, scored every ``every`` steps (0: never).
 
     Attributes:
-        clips: how many. levels: degradations, and "clean". iters: refinement steps (flow).
+        clips: how many. levels: degradations, and "clean". iters: refinement steps (flow) or denoising steps (lift).
         options: arguments of the source that make its clips held out; replace those of ``data.options``.
         root: folder of the held-out clips, if another. pictures: clips drawn per level.
     """
@@ -128,15 +129,27 @@ class FlowModelConfig:
     """The flow network of stage 2.
 
     Attributes:
-        name: "raft-small" or "raft-large".
-        init: weights to start from; None: random.
-        freeze_bn: keep batch normalisation in evaluation mode. dropout: of RAFT's encoders.
+        name: "raft-small", "raft-large", "daflow" or "daflow-tiny".
+        init: weights to start from: of RAFT, or the folder of a DA-Flow pipeline. None: random.
+        freeze_bn: keep batch normalisation in evaluation mode. dropout: of RAFT's encoders (RAFT alone).
+        restoration: DA-Flow without ``init``: folder of the lifted restoration model (stage 1); None: random, which
+            shows what the features are worth. raft: RAFT weights that its flow network starts from.
+        options: DA-Flow without ``init``: arguments of :class:`daflow_ext.models.daflow.DAFlow` that replace those of
+            the named configuration.
+        feature_step: denoising step whose features are read: 0 .. num_inference_steps - 1, or "random".
+        restoration_dtype: of the frozen transformer and VAE, "float32" or "bfloat16".
     """
 
     name: str = "raft-small"
     init: str | None = None
     freeze_bn: bool = False
     dropout: float = 0.0
+    restoration: str | None = None
+    raft: str | None = None
+    options: dict = dataclasses.field(default_factory=dict)
+    feature_step: int | str = 0
+    num_inference_steps: int = 10
+    restoration_dtype: str = "float32"
 
 
 @dataclasses.dataclass
@@ -146,6 +159,59 @@ class FlowLossConfig:
     iters: int = 12
     gamma: float = 0.8
     max_flow: float = 400.0
+
+
+@dataclasses.dataclass
+class LiftModelConfig:
+    """The restoration transformer of stage 1.
+
+    Attributes:
+        name: "daflow" or "daflow-tiny": the architecture where there is no ``init``.
+        init: folder of a restoration model or pipeline to start from; None: random.
+        lift: "all", "joint", or "none" (per frame: the stage before lifting).
+        trainable: "all"; "attention"; "control" (what the low-quality stream adds, as DiT4SR was trained).
+        lora_rank: train adapters of this rank on the attention projections instead; needs peft. 0: no adapters.
+        control_conv_scale: of the low-to-high-quality convolution; None: as stored.
+    """
+
+    name: str = "daflow-tiny"
+    init: str | None = None
+    lift: str = "all"
+    trainable: str = "all"
+    lora_rank: int = 0
+    control_conv_scale: float | None = None
+
+
+@dataclasses.dataclass
+class LiftLossConfig:
+    """Flow matching: sigma = shift s / (1 + (shift - 1) s), s = 1 - sigmoid(N(logit_mean, logit_std)).
+
+    Attributes:
+        shift: 3 for SD3.5.
+        target: "velocity", mean |v - (noise - clean)|^2, or "clean" (DiT4SR's), the same weighted by sigma^2.
+    """
+
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    shift: float = 3.0
+    target: str = "velocity"
+
+
+@dataclasses.dataclass
+class LiftConfig:
+    """``daflow train lift``."""
+
+    model: LiftModelConfig = dataclasses.field(default_factory=LiftModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    loss: LiftLossConfig = dataclasses.field(default_factory=LiftLossConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
+
+    def __post_init__(self):
+        check_shared(self)
+        check_choice("model.trainable", self.model.trainable, ("all", "attention", "control"))
+        check_choice("model.lift", self.model.lift, ("all", "joint", "none"))
+        check_choice("loss.target", self.loss.target, ("velocity", "clean"))
 
 
 @dataclasses.dataclass
@@ -160,6 +226,17 @@ class FlowConfig:
 
     def __post_init__(self):
         check_shared(self)
+        check_choice("model.name", self.model.name, FLOW_NETWORKS)
+        check_choice("model.restoration_dtype", self.model.restoration_dtype, ("float32", "bfloat16"))
+        step, steps = self.model.feature_step, self.model.num_inference_steps
+        if step != "random" and not (isinstance(step, int) and 0 <= step < steps):
+            raise ValueError(f"model.feature_step must be 'random' or from 0 to {steps - 1}, got {step!r}")
+
+
+def check_choice(name: str, value: Any, known: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``known``."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def check_shared(config: Any) -> None:
@@ -180,12 +257,8 @@ def check_shared(config: Any) -> None:
     ):
         if value < low:
             raise ValueError(f"{name} must be at least {low}, got {value}")
-    for name, value, known in (
-        ("train.schedule", train.schedule, ("onecycle", "constant")),
-        ("train.mixed_precision", train.mixed_precision, ("no", "bf16")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    check_choice("train.schedule", train.schedule, ("onecycle", "constant"))
+    check_choice("train.mixed_precision", train.mixed_precision, ("no", "bf16"))
     if min(data.crop) < 32 or any(side % 16 for side in data.crop):
         raise ValueError(f"data.crop must be (height, width), multiples of 16 from 32 up, got {data.crop}")
     if not 0 <= train.ema < 1:
@@ -251,7 +324,10 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
         return from_dict(hint, value, name + ".")
     if isinstance(hint, types.UnionType):
         options = [one for one in typing.get_args(hint) if one is not type(None)]
-        return None if value is None else _coerce(options[0], value, name)
+        if value is None and len(options) < len(typing.get_args(hint)):
+            return None
+        fitting = [one for one in options if isinstance(value, one)]
+        return _coerce((fitting or options)[0], value, name)
     if typing.get_origin(hint) is tuple:
         return _tuple(typing.get_args(hint), value, name)
     if hint is float and _NUMBER.fullmatch(str(value)):
@@ -283,12 +359,15 @@ def _plain(value: Any) -> Any:
 
 
 def changed_keys(config: Any, stored: Mapping, prefix: str = "") -> list[str]:
-    """The keys that decide the losses and differ from those of a stored :func:`to_dict`."""
-    changed = []
+    """The keys that decide the losses and differ from those of a stored :func:`to_dict`.
+
+    A key that an older version did not store had its default.
+    """
+    changed, defaults = [], to_dict(type(config)())
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):
             changed += changed_keys(value, stored.get(field.name, {}), name + ".")
-        elif not field.metadata.get("free") and _plain(value) != stored.get(field.name):
+        elif not field.metadata.get("free") and _plain(value) != stored.get(field.name, defaults[field.name]):
             changed.append(name)
     return changed

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,6 +99,17 @@ def sample(frames: np.ndarray, lq: np.ndarray, flow: np.ndarray | None, valid: n
 
 def _channels_first(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def open_held_out(config: Any) -> "HeldOut | None":
+    """The validation clips of a configuration, None where it asks for none."""
+    validation = config.validation
+    if not validation.every:
+        return None
+    changes = dict(validation.options) | ({} if validation.root is None else {"root": validation.root})
+    for level in validation.levels:
+        degradation_of(level)  # says what is wrong before the clips are read
+    return HeldOut(open_source(config.data, **changes), config.data.crop, validation.clips, 0)
 
 
 class HeldOut:

@@ -36,6 +36,11 @@ class Stage(nn.Module):
     """
 
     title = ""
+    unused_parameters = False
+    """Whether some trained parameters get no gradient in a step; several processes must know."""
+
+    def place(self, device: torch.device) -> None:
+        """Move what is used but not trained."""
 
     def validate(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """Named figures and pictures (uint8 [3, H, W]) of held-out clips, with the weights as they are."""
@@ -82,7 +87,7 @@ class Trainer:
     ):
         self.config, self.out, self.clips, self.command, self.report = config, pathlib.Path(out), clips, command, report
         train = config.train
-        self.accelerator = _accelerator(train)
+        self.accelerator = _accelerator(train, stage.unused_parameters)
         if train.threads:
             torch.set_num_threads(train.threads)
         self.main = self.accelerator.is_main_process
@@ -96,6 +101,7 @@ class Trainer:
         self.scheduler = _scheduler(optimizer, train)
         self.module, self.optimizer = self.accelerator.prepare(stage, optimizer)
         self.stage: Stage = self.accelerator.unwrap_model(self.module)
+        self.stage.place(self.accelerator.device)
         self.average = Average(self.stage, train.ema) if train.ema else None
         self.step, self.seconds, self.validations = 0, 0.0, []
         self._stop = False
@@ -275,7 +281,7 @@ class Trainer:
             return
         if self.main:
             self.stage.eval()
-            with self._averaged(), torch.inference_mode():
+            with self._averaged(), torch.no_grad(), self.accelerator.autocast():
                 figures, pictures = self.stage.validate()
             figures = {name: round(value, 4) for name, value in figures.items()}
             self.validations.append({"step": self.step, **figures})
@@ -299,11 +305,15 @@ def _frozen(module: nn.Module) -> set[str]:
     return {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
-def _accelerator(train: Any):
+def _accelerator(train: Any, unused_parameters: bool):
     require_training()
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    return Accelerator(mixed_precision=train.mixed_precision, gradient_accumulation_steps=train.accumulate)
+    return Accelerator(
+        mixed_precision=train.mixed_precision,
+        gradient_accumulation_steps=train.accumulate,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
+    )
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, train: Any) -> torch.optim.lr_scheduler.LRScheduler:

@@ -10,32 +10,39 @@ from torch.utils.checkpoint import checkpoint
 from ..datasets import Clip
 from ..evaluate.pictures import panels
 from ..flow.metrics import epe
-from ..models import RAFT, weights
-from .config import FlowConfig, FlowModelConfig
-from .data import Batch, HeldOut, TrainingClips, open_source
+from ..models import weights
+from .config import FlowConfig
+from .data import Batch, HeldOut, TrainingClips, open_held_out, open_source
 from .engine import Stage
 from .losses import sequence_loss
+from .networks import FrozenFeatures, build_network
 
 WEIGHTS = "model.safetensors"
-RAFT_NAMES = ("raft-small", "raft-large")
+PIPELINE = "model"
 
 
 class FlowStage(Stage):
-    """RAFT and its loss on both pairs of a clip."""
+    """RAFT or DA-Flow's flow network, and its loss on all pairs of a clip."""
 
-    def __init__(self, model: RAFT, config: FlowConfig, held_out: HeldOut | None):
+    def __init__(self, model: nn.Module, features: FrozenFeatures | None, config: FlowConfig, held_out: HeldOut | None):
         super().__init__()
-        self.model, self.config, self.held_out = model, config, held_out
+        self.model, self.features, self.config, self.held_out = model, features, config, held_out
         self.title = f"{config.model.name}, degradation-aware optical flow"
+        self.raft = [model if features is None else model.raft]  # in a list: its parameters are the model's
         if config.train.checkpointing:
             # not the context encoder: running it twice would count its batch statistics twice
-            for module in (model.fnet, model.update_block):
+            heads = [] if features is None else [model.heads]
+            for module in filter(None, (self.raft[0].fnet, self.raft[0].update_block, *heads)):
                 _recompute(module)
+
+    def place(self, device: torch.device) -> None:
+        if self.features is not None:
+            self.features.to(device)
 
     def train(self, mode: bool = True) -> "FlowStage":
         super().train(mode)
         if self.config.model.freeze_bn:
-            self.model.freeze_bn()
+            self.raft[0].freeze_bn()
         return self
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -48,9 +55,13 @@ class FlowStage(Stage):
             error = torch.where(valid, error, 0.0).sum() / valid.sum().clamp_min(1)
         return value, {"epe": error}
 
-    def predict(self, lq: torch.Tensor, iters: int, **options) -> list[torch.Tensor] | tuple:
+    def predict(
+        self, lq: torch.Tensor, iters: int, generator: torch.Generator | None = None, **options
+    ) -> list[torch.Tensor] | tuple:
         """RAFT's output for every pair of neighbours of [B, T, 3, H, W], flattened to B (T - 1)."""
-        return self.model(lq[:, :-1].flatten(0, 1), lq[:, 1:].flatten(0, 1), iters=iters, **options)
+        images = lq[:, :-1].flatten(0, 1), lq[:, 1:].flatten(0, 1)
+        taps = () if self.features is None else self.features(lq, generator)
+        return self.model(*images, *taps, iters=iters, **options)
 
     def validate(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         figures, pictures = {}, {}
@@ -66,10 +77,11 @@ class FlowStage(Stage):
         return figures, pictures
 
     def _clip_flow(self, frames: np.ndarray) -> torch.Tensor:
-        """uint8 [T, H, W, 3] to [T - 1, 2, H, W] on the CPU."""
+        """uint8 [T, H, W, 3] to [T - 1, 2, H, W] on the CPU; the same starting noise for every clip."""
         device = next(self.model.parameters()).device
         clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None].to(device)
-        return self.predict(clip, iters=self.config.validation.iters, test_mode=True)[1].float().cpu()
+        noise = torch.Generator().manual_seed(0)
+        return self.predict(clip, self.config.validation.iters, noise, test_mode=True)[1].float().cpu()
 
     @staticmethod
     def _picture(clip: Clip, flow: torch.Tensor) -> torch.Tensor:
@@ -77,8 +89,19 @@ class FlowStage(Stage):
         return torch.cat(list(shown.values()), dim=2)
 
     def write(self, folder: pathlib.Path) -> list[str]:
-        weights.write(self.model.state_dict(), self.model.config, folder / WEIGHTS)
-        return [WEIGHTS]
+        if self.features is None:
+            weights.write(self.model.state_dict(), self.model.config, folder / WEIGHTS)
+            return [WEIGHTS]
+        from ..models.pipeline import DAFlowPipeline
+
+        target = folder / PIPELINE
+        if (target / "model_index.json").exists():  # the frozen parts are there, and they are large
+            self.model.save_pretrained(target / "flow")
+        else:
+            loop = self.features.restoration
+            pipe = DAFlowPipeline(loop.vae, loop.transformer, loop.scheduler, loop.prompt, self.model)
+            pipe.save_pretrained(target)
+        return [f"{PIPELINE}/"]
 
 
 def _recompute(module: nn.Module) -> None:
@@ -91,34 +114,9 @@ def _recompute(module: nn.Module) -> None:
     module.forward = again
 
 
-def build_model(config: FlowModelConfig) -> RAFT:
-    """The network of ``model``, from weights or random (decided by the caller's seed).
-
-    Raises:
-        ValueError: an unknown name, weights of another network. FileNotFoundError: no such weights.
-    """
-    if config.name not in RAFT_NAMES:
-        raise ValueError(f"model.name must be one of {', '.join(RAFT_NAMES)}, got {config.name!r}")
-    small = config.name == "raft-small"
-    if config.init is None:
-        return RAFT(small, dropout=config.dropout)
-    model = RAFT.from_pretrained(config.init, dropout=config.dropout)
-    if model.small != small:
-        raise ValueError(
-            f"model.name is {config.name} but {config.init} holds raft-{'small' if model.small else 'large'}"
-        )
-    return model
-
-
 def build(config: FlowConfig) -> tuple[FlowStage, TrainingClips]:
     """What :class:`Trainer` needs for a configuration."""
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model)
+    model, features = build_network(config.model)
     clips = TrainingClips(open_source(config.data), config.data, config.train.seed)
-    held_out = None
-    if config.validation.every:
-        changes = dict(config.validation.options)
-        if config.validation.root is not None:
-            changes["root"] = config.validation.root
-        held_out = HeldOut(open_source(config.data, **changes), config.data.crop, config.validation.clips, 0)
-    return FlowStage(model, config, held_out), clips
+    return FlowStage(model, features, config, open_held_out(config)), clips

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .config import LiftLossConfig
+
 
 def sequence_loss(
     predictions: Sequence[torch.Tensor],
@@ -30,3 +32,24 @@ def sequence_loss(
         error = torch.where(counts[:, None], (prediction - truth).abs(), 0.0)
         loss = loss + gamma ** (len(predictions) - 1 - place) * error.mean()
     return loss
+
+
+def sample_sigmas(count: int, config: LiftLossConfig) -> torch.Tensor:
+    """Noise levels [count] in (0, 1): logit-normal, then shifted as the scheduler's are.
+
+    Source: SD3 (Esser et al., ICML 2024, arXiv 2403.03206), sections 3.1 and 5.3.2.
+    """
+    plain = 1 - torch.sigmoid(config.logit_mean + config.logit_std * torch.randn(count))
+    return config.shift * plain / (1 + (config.shift - 1) * plain)
+
+
+def flow_matching_target(
+    clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The state (1 - sigma) clean + sigma noise, and its velocity noise - clean, the derivative by sigma.
+
+    Shapes:
+        clean, noise [B, ...]; sigma [B].
+    """
+    level = sigma.view(-1, *[1] * (clean.dim() - 1))
+    return (1 - level) * clean + level * noise, noise - clean

@@ -11,13 +11,14 @@ import torch
 from daflow_ext.models import RAFT
 from daflow_ext.train import Trainer, checkpoint
 from daflow_ext.train.data import HeldOut, TrainingClips
-from daflow_ext.train.flow import WEIGHTS, FlowStage, build_model
+from daflow_ext.train.flow import WEIGHTS, FlowStage
+from daflow_ext.train.networks import build_network
 
 
 def make(config, source, out, **options):
     torch.manual_seed(config.train.seed)
     held_out = HeldOut(source, config.data.crop, config.validation.clips, 0) if config.validation.every else None
-    stage = FlowStage(build_model(config.model), config, held_out)
+    stage = FlowStage(*build_network(config.model), config, held_out)
     clips = TrainingClips(source, config.data, config.train.seed)
     return Trainer(stage, clips, config, out, report=lambda line: None, **options)
 
