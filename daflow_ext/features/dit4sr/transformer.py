@@ -55,6 +55,8 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
         control_conv_scale: factor of the LQ-to-HQ convolution; 1.2 in the published inference code, 1.0 for training.
         lift: which attentions see all frames: ``"none"``, ``"joint"`` (the three-stream one), ``"all"``.
         window: lifted attention sees frames at most this far apart; None for all.
+        prediction: what the last layer gives: "velocity" (DiT4SR), or "clean" latents, from which the velocity follows;
+            for a model narrower than its patches, which cannot pass the noise on.
         keep_unused_attn2_text: also hold the text projections of ``attn2`` that no code path uses (the official
             checkpoint stores them), for a round trip of all keys.
     """
@@ -85,6 +87,7 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
         lift: str = "all",
         window: int | None = None,
         keep_unused_attn2_text: bool = False,
+        prediction: str = "velocity",
     ):
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -92,8 +95,12 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
             raise ValueError(f"lq_key_mode must be 'hq_renorm' or 'own', got {lq_key_mode!r}")
         if lift not in LIFTS:
             raise ValueError(f"lift must be one of {', '.join(LIFTS)}, got {lift!r}")
+        if prediction not in ("velocity", "clean"):
+            raise ValueError(f"prediction must be 'velocity' or 'clean', got {prediction!r}")
         if qk_norm != "rms_norm":
             raise ValueError(f"qk_norm must be 'rms_norm' (SD3.5), got {qk_norm!r}")
+        if window is not None and (not isinstance(window, int) or window < 0):
+            raise ValueError(f"window must be an integer >= 0 or None, got {window!r}")
         if caption_projection_dim != dim:
             raise ValueError(f"caption_projection_dim is {caption_projection_dim} but the model is {dim} wide")
         self.pos_embed = PatchEmbed(
@@ -159,6 +166,19 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
                 module.tabulate(conditioning)
         self.tabulated = tuple(steps.tolist())
 
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """As ``ModelMixin.save_pretrained``; not after :meth:`fuse_lq_projections` or :meth:`tabulate_conditioning`.
+
+        Raises:
+            ValueError: the weights have been folded, and would mean something else to whoever loads them.
+        """
+        if self.tabulated is not None or any(block.attn.lq_fused for block in self.transformer_blocks):
+            raise ValueError(
+                f"this model's weights were folded for inference and cannot be saved to {save_directory}; save it "
+                "before fuse_lq_projections and tabulate_conditioning"
+            )
+        super().save_pretrained(save_directory, **kwargs)
+
     # ---- forward ----------------------------------------------------------------------------------------------------
 
     def forward(
@@ -190,8 +210,9 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
             ValueError: shapes or options that do not fit together.
         """
         self._check(
-            hidden_states, lq_hidden_states, encoder_hidden_states, timestep, tap_layers, early_exit, share_text
-        )
+            hidden_states, lq_hidden_states, encoder_hidden_states, pooled_projections, timestep, tap_layers,
+            early_exit, share_text,
+        )  # fmt: skip
         batch, frames, _, height, width = hidden_states.shape
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
@@ -202,30 +223,34 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
             text = text[:, None] if share_text else text[:, None].expand(-1, frames, -1, -1)
         conditioning = self._conditioning(timestep, pooled_projections, batch)
 
-        output = DiT4SROutput(sample=None, queries={}, keys={}, tokens={})
-        last_tap = max(tap_layers, default=-1)
+        queries, keys, tokens = {}, {}, {}
+        last_tap = max(tap_layers) if tap_layers else -1
         for index, block in enumerate(self.transformer_blocks):
-            if index in tap_layers and (tap_tokens or (early_exit and index == last_tap)):
-                tokens = block.attention_input(x, conditioning)
+            # not "index in tap_layers": torch.compile makes the layers symbolic, and finds no number among those
+            tapped = any(index == layer for layer in tap_layers)
+            if tapped and (tap_tokens or (early_exit and index == last_tap)):
+                projected = block.attention_input(x, conditioning)
                 if tap_tokens:
-                    output.tokens[index] = tokens
+                    tokens[index] = projected
                 if early_exit and index == last_tap:
-                    query, key = block.attn.hq_query_key(tokens)
-                    output.queries[index], output.keys[index] = query.flatten(-2), key.flatten(-2)
-                    return output
+                    query, key = block.attn.hq_query_key(projected)
+                    queries[index], keys[index] = query.flatten(-2), key.flatten(-2)
+                    return DiT4SROutput(None, queries, keys, tokens)
             arguments = (x, y, text, conditioning, grid, self.config.control_conv_scale, *self._lifting())
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x, y, text, (query, key) = self._gradient_checkpointing_func(block, *arguments)
             else:
                 x, y, text, (query, key) = block(*arguments)
-            if index in tap_layers:
-                output.queries[index], output.keys[index] = query.flatten(-2), key.flatten(-2)
+            if tapped:
+                queries[index], keys[index] = query.flatten(-2), key.flatten(-2)
 
         scale, shift = self.norm_out(conditioning)
-        velocity = self.proj_out(modulate(x, shift, scale)).unflatten(2, grid)  # [B, F, h/p, w/p, p*p*C]
-        velocity = velocity.unflatten(-1, (patch, patch, -1)).permute(0, 1, 6, 2, 4, 3, 5)
-        output.sample = velocity.reshape(batch, frames, -1, height, width)
-        return output
+        sample = self.proj_out(modulate(x, shift, scale)).unflatten(2, grid)  # [B, F, h/p, w/p, p*p*C]
+        sample = sample.unflatten(-1, (patch, patch, -1)).permute(0, 1, 6, 2, 4, 3, 5)
+        sample = sample.reshape(batch, frames, -1, height, width)
+        if self.config.prediction == "clean":
+            sample = _velocity(sample, hidden_states, torch.as_tensor(timestep, device=sample.device) / 1000)
+        return DiT4SROutput(sample, queries, keys, tokens)
 
     def _lifting(self) -> tuple[str, int | None]:
         return self.config.lift, self.config.window
@@ -244,9 +269,11 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
         embedding = self.time_text_embed(steps.flatten(), pooled.flatten(0, 1))
         return F.silu(embedding).unflatten(0, steps.shape)
 
-    def _check(self, hq, lq, text, timestep, tap_layers, early_exit, share_text) -> None:
-        if hq.dim() != 5 or hq.shape[2] != self.config.in_channels:
-            raise ValueError(f"hidden_states must be [B, F, {self.config.in_channels}, h, w], got {list(hq.shape)}")
+    def _check(self, hq, lq, text, pooled, timestep, tap_layers, early_exit, share_text) -> None:
+        if hq.dim() != 5 or hq.shape[2] != self.config.in_channels or 0 in hq.shape:
+            raise ValueError(
+                f"hidden_states must be [B, F, {self.config.in_channels}, h, w], none of them 0, got {list(hq.shape)}"
+            )
         if lq.shape != hq.shape:
             raise ValueError(f"lq_hidden_states is {list(lq.shape)} but hidden_states is {list(hq.shape)}")
         batch, frames, _, height, width = hq.shape
@@ -256,8 +283,15 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
                 f"latents of {height}x{width} do not fit: sides must be multiples of {patch} (images: of {patch * 8}) "
                 f"and at most {patch * largest}"
             )
-        if text.dim() not in (3, 4) or text.shape[0] != batch or (text.dim() == 4 and text.shape[1] != frames):
-            raise ValueError(f"encoder_hidden_states must be [{batch}, ({frames},) M, C], got {list(text.shape)}")
+        channels = self.config.joint_attention_dim
+        if (*text.shape[:-2], text.shape[-1]) not in ((batch, channels), (batch, frames, channels)):
+            raise ValueError(
+                f"encoder_hidden_states must be [{batch}, ({frames},) M, {channels}], got {list(text.shape)}"
+            )
+        if pooled.shape != (batch, self.config.pooled_projection_dim):
+            raise ValueError(
+                f"pooled_projections must be [{batch}, {self.config.pooled_projection_dim}], got {list(pooled.shape)}"
+            )
         shape = torch.as_tensor(timestep).shape
         if shape not in ((), (batch,), (batch, frames)):
             raise ValueError(f"timestep must be [], [{batch}] or [{batch}, {frames}], got {list(shape)}")
@@ -272,3 +306,9 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
                 "share_text needs lifted attention without a window and one text and timestep per clip, got "
                 f"lift={lift!r}, window={window}, text {list(text.shape)}, timestep {list(shape)}"
             )
+
+
+def _velocity(clean: torch.Tensor, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """(noisy - clean) / sigma, as noisy = clean + sigma (noise - clean); sigma [], [B] or [B, F]."""
+    sigma = sigma.clamp_min(1e-3).view(*sigma.shape, *[1] * (noisy.dim() - sigma.dim()))
+    return ((noisy - clean) / sigma).to(clean.dtype)

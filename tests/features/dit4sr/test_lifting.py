@@ -104,6 +104,37 @@ def test_early_exit_gives_the_same_taps_and_runs_no_later_layer(tiny, clip):
     assert full.queries[0].shape == (1, 3, 24, 64)
 
 
+@torch.no_grad()
+def test_taps_are_views_of_what_attention_computed(tiny, clip):
+    model, kept = tiny(), []
+    model.transformer_blocks[1].attn.register_forward_hook(lambda *call: kept.append(call[2][3]))
+    output = model(**clip(), tap_layers=(1,))
+    for tap, (original,) in zip((output.queries[1], output.keys[1]), zip(*kept, strict=True), strict=True):
+        assert tap.data_ptr() == original.data_ptr()
+        assert tap.shape == original.flatten(-2).shape
+
+
+@torch.no_grad()
+def test_compiles_in_one_graph_with_its_taps(tiny, clip):
+    """With symbolic integers, among which Python's ``in`` finds no layer."""
+    model = tiny(num_layers=2, dual_attention_layers=())
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    ours, plain = (call(**clip(), tap_layers=(1,)) for call in (compiled, model))
+    assert ours.queries.keys() == ours.keys.keys() == {1}
+    assert _difference(ours.sample, plain.sample) < 1e-12
+    assert _difference(ours.queries[1], plain.queries[1]) < 1e-12
+
+
+@pytest.mark.parametrize("saving", ["fuse_lq_projections", "tabulate_conditioning"])
+def test_folded_weights_are_not_saved(tiny, clip, tmp_path, saving):
+    model = tiny()
+    arguments = ([750.0], clip()["pooled_projections"]) if saving == "tabulate_conditioning" else ()
+    getattr(model, saving)(*arguments)
+    with pytest.raises(ValueError, match="folded for inference and cannot be saved"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_gradient_checkpointing_changes_no_gradient(tiny, clip):
     arguments = clip()
     gradients = []
@@ -133,7 +164,14 @@ def test_per_frame_timesteps_and_texts(tiny, clip):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_states": torch.zeros(1, 16, 8, 12)}, r"must be \[B, F, 16, h, w\], got \[1, 16, 8, 12\]"),
+        (
+            {"hidden_states": torch.zeros(1, 16, 8, 12)},
+            r"must be \[B, F, 16, h, w\], none of them 0, got \[1, 16, 8, 12\]",
+        ),
+        ({"hidden_states": torch.zeros(1, 0, 16, 8, 12)}, r"none of them 0, got \[1, 0, 16, 8, 12\]"),
+        ({"encoder_hidden_states": torch.zeros(1, 10, 31)}, r"must be \[1, \(3,\) M, 32\], got \[1, 10, 31\]"),
+        ({"encoder_hidden_states": torch.zeros(1, 2, 10, 32)}, r"must be \[1, \(3,\) M, 32\], got \[1, 2, 10, 32\]"),
+        ({"pooled_projections": torch.zeros(2, 24)}, r"pooled_projections must be \[1, 24\], got \[2, 24\]"),
         ({"lq_hidden_states": torch.zeros(1, 3, 16, 8, 10)}, "lq_hidden_states is"),
         (
             {"hidden_states": torch.zeros(1, 3, 16, 7, 12), "lq_hidden_states": torch.zeros(1, 3, 16, 7, 12)},
@@ -156,6 +194,7 @@ def test_bad_input_is_one_clear_sentence(tiny, clip, change, message):
         ({"lq_key_mode": "fixed"}, "lq_key_mode must be"),
         ({"lift": "some"}, "lift must be one of"),
         ({"qk_norm": None}, "qk_norm must be"),
+        ({"window": -1}, "window must be an integer >= 0 or None, got -1"),
     ],
 )
 def test_bad_config(tiny, config, message):
