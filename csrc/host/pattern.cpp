@@ -78,11 +78,11 @@ void noise(Random random, int size, std::vector<std::uint8_t>& image) {
 }
 
 void cells(Random random, int size, std::vector<std::uint8_t>& image) {
-  const double cell = random.log_uniform(8, size / 6.0);
+  const double cell = random.log_uniform(16, size / 6.0);
   const double gap = random.chance(0.6) ? random.uniform(0.03, 0.15) : 0;
   const double shading = random.uniform(0, 0.5);
   const Colour seam = draw_colour(random, random.uniform(0, 255));
-  const std::vector<float> grain = fractal(random.stream(1), size, 12, 0.8);
+  const std::vector<float> grain = fractal(random.stream(1), size, 24, 0.9);
   const double roughness = random.uniform(5, 30);
   const int points = static_cast<int>(size / cell) + 3;
   struct Site {
@@ -157,14 +157,29 @@ void glyphs(Random random, int size, std::vector<std::uint8_t>& image) {
     }
 }
 
+// The mean of 2x2 pixels, rounded.
+std::vector<std::uint8_t> halve(const std::vector<std::uint8_t>& image, int size) {
+  std::vector<std::uint8_t> half(static_cast<std::size_t>(size) * size * 3);
+  const std::size_t row = static_cast<std::size_t>(size) * 6;
+  for (int y = 0; y < size; ++y)
+    for (int x = 0; x < size; ++x)
+      for (int c = 0; c < 3; ++c) {
+        const std::uint8_t* v = &image[2 * y * row + 6 * x + c];
+        half[(static_cast<std::size_t>(y) * size + x) * 3 + c] =
+            static_cast<std::uint8_t>((v[0] + v[3] + v[row] + v[row + 3] + 2) / 4);
+      }
+  return half;
+}
+
 }  // namespace
 
 std::vector<std::uint8_t> make_pattern(Pattern pattern, Random random, int size) {
-  std::vector<std::uint8_t> image(static_cast<std::size_t>(size) * size * 3);
+  const int drawn = pattern == Pattern::cells ? 2 * size : size;  // slanted edges are drawn large and reduced
+  std::vector<std::uint8_t> image(static_cast<std::size_t>(drawn) * drawn * 3);
   switch (pattern) {
-    case Pattern::noise: noise(random, size, image); break;
-    case Pattern::cells: cells(random, size, image); break;
-    case Pattern::glyphs: glyphs(random, size, image); break;
+    case Pattern::noise: noise(random, drawn, image); break;
+    case Pattern::cells: cells(random, drawn, image); return halve(image, size);
+    case Pattern::glyphs: glyphs(random, drawn, image); break;
   }
   return image;
 }

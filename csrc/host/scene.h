@@ -52,9 +52,9 @@ Scene draw_scene(std::uint64_t seed, const Options& options, const TextureBank& 
 struct Output {
   std::uint8_t* frames;  // [F, H, W, 3]
   std::uint8_t* layers;  // [F, H, W]
-  float* reference;      // [F, H, W, 2]: the points' coordinates on their layers
-  float* flow[2];        // [F-1, H, W, 2]: pair k from frame k to k+1; from k+1 to k
-  bool* occluded[2];     // [F-1, H, W]: pixels of frame k not seen in k+1; of k+1 not seen in k
+  float* reference;      // [F, H, W, 2]: the points' coordinates on their layers; may be null
+  float* flow[2];        // [F-1, H, W, 2]: pair k from frame k to k+1; from k+1 to k (may be null)
+  bool* occluded[2];     // [F-1, H, W]: pixels of frame k not seen in k+1; of k+1 not seen in k (may be null)
 };
 
 void render(const Scene& scene, const Output& output);

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -63,45 +64,50 @@ struct Arrays {
   py::array_t<float> reference, flow[2];
   py::array_t<bool> occluded[2];
 
-  Arrays(py::ssize_t clips, const Options& o, bool with_reference)
-      : frames({clips, py::ssize_t(o.frames), py::ssize_t(o.height), py::ssize_t(o.width), py::ssize_t(3)}),
-        layers({clips, py::ssize_t(o.frames), py::ssize_t(o.height), py::ssize_t(o.width)}),
-        with_reference_(with_reference) {
-    if (with_reference)
-      reference = py::array_t<float>(
-          {clips, py::ssize_t(o.frames), py::ssize_t(o.height), py::ssize_t(o.width), py::ssize_t(2)});
-    for (int i : {0, 1}) {
-      flow[i] = py::array_t<float>(
-          {clips, py::ssize_t(o.frames - 1), py::ssize_t(o.height), py::ssize_t(o.width), py::ssize_t(2)});
-      occluded[i] = py::array_t<bool>({clips, py::ssize_t(o.frames - 1), py::ssize_t(o.height), py::ssize_t(o.width)});
+  Arrays(py::ssize_t clips, const Options& o, bool everything) : everything_(everything) {
+    const py::ssize_t all = o.frames, pairs = o.frames - 1, height = o.height, width = o.width;
+    frames = py::array_t<std::uint8_t>({clips, all, height, width, py::ssize_t(3)});
+    layers = py::array_t<std::uint8_t>({clips, all, height, width});
+    for (int i = 0; i <= everything; ++i) {
+      flow[i] = py::array_t<float>({clips, pairs, height, width, py::ssize_t(2)});
+      occluded[i] = py::array_t<bool>({clips, pairs, height, width});
     }
+    if (everything) reference = py::array_t<float>({clips, all, height, width, py::ssize_t(2)});
   }
 
   // Where clip `index` goes.
   Output output(std::size_t index, const Options& o) {
     const std::size_t pixels = static_cast<std::size_t>(o.height) * o.width, all = index * o.frames * pixels;
     const std::size_t pairs = index * (o.frames - 1) * pixels;
-    return {data(frames) + 3 * all,
-            data(layers) + all,
-            with_reference_ ? data(reference) + 2 * all : nullptr,
-            {data(flow[0]) + 2 * pairs, data(flow[1]) + 2 * pairs},
-            {data(occluded[0]) + pairs, data(occluded[1]) + pairs}};
+    Output output{data(frames) + 3 * all,
+                  data(layers) + all,
+                  nullptr,
+                  {data(flow[0]) + 2 * pairs, nullptr},
+                  {data(occluded[0]) + pairs, nullptr}};
+    if (everything_) {
+      output.reference = data(reference) + 2 * all;
+      output.flow[1] = data(flow[1]) + 2 * pairs;
+      output.occluded[1] = data(occluded[1]) + pairs;
+    }
+    return output;
   }
 
   py::dict dict() const {
     py::dict result;
     result["frames"] = frames;
     result["flow"] = flow[0];
-    result["backward"] = flow[1];
     result["occluded"] = occluded[0];
-    result["occluded_backward"] = occluded[1];
     result["layers"] = layers;
-    if (with_reference_) result["reference"] = reference;
+    if (everything_) {
+      result["backward"] = flow[1];
+      result["occluded_backward"] = occluded[1];
+      result["reference"] = reference;
+    }
     return result;
   }
 
  private:
-  bool with_reference_;
+  bool everything_;
 
   template <typename T>
   static T* data(py::array_t<T>& array) {
@@ -112,23 +118,32 @@ struct Arrays {
 void render_all(const TextureBank& bank, const std::vector<std::uint64_t>& seeds, const Options& options, int threads,
                 const std::vector<Output>& outputs) {
   std::atomic<std::size_t> next{0};
-  const auto work = [&] {
-    for (std::size_t i = next++; i < seeds.size(); i = next++) render(draw_scene(seeds[i], options, bank), outputs[i]);
+  std::vector<std::exception_ptr> errors(threads);
+  const auto work = [&](int thread) {
+    try {
+      for (std::size_t i = next++; i < seeds.size(); i = next++)
+        render(draw_scene(seeds[i], options, bank), outputs[i]);
+    } catch (...) {
+      errors[thread] = std::current_exception();  // out of memory
+    }
   };
   std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) others.emplace_back(work);
-  work();
+  for (int thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
+  work(0);
   for (std::thread& thread : others) thread.join();
+  for (const std::exception_ptr& error : errors)
+    if (error) std::rethrow_exception(error);
 }
 
 py::dict render_scenes(const TextureBank& bank, const std::vector<std::uint64_t>& seeds, int frames, int height,
                        int width, double min_displacement, double max_displacement, std::pair<int, int> layers,
-                       double elastic, double shake, double motion_blur, double lighting, int threads, bool reference) {
+                       double elastic, double shake, double motion_blur, double lighting, int threads,
+                       bool everything) {
   const Options options{frames,        height,  width, min_displacement, max_displacement, layers.first,
                         layers.second, elastic, shake, motion_blur,      lighting};
   check(options);
   require(threads >= 1 && threads <= 256, "threads must be 1 .. 256, got " + std::to_string(threads));
-  Arrays arrays(static_cast<py::ssize_t>(seeds.size()), options, reference);
+  Arrays arrays(static_cast<py::ssize_t>(seeds.size()), options, everything);
   std::vector<Output> outputs;
   for (std::size_t i = 0; i < seeds.size(); ++i) outputs.push_back(arrays.output(i, options));
   {
@@ -160,9 +175,9 @@ void bind_scenes(py::module_& m) {
       .def("render", &render_scenes, py::arg("seeds"), py::kw_only(), py::arg("frames"), py::arg("height"),
            py::arg("width"), py::arg("min_displacement"), py::arg("max_displacement"), py::arg("layers"),
            py::arg("elastic"), py::arg("shake"), py::arg("motion_blur"), py::arg("lighting"), py::arg("threads") = 1,
-           py::arg("reference") = false,
-           "One clip per seed: frames, flow, backward, occluded, occluded_backward, layers, and reference if asked "
-           "for; [B, ...].");
+           py::arg("everything") = true,
+           "One clip per seed: frames, flow, occluded, layers; with everything also backward, occluded_backward, "
+           "reference; [B, ...] each.");
   m.def("scene_pattern", &scene_pattern, py::arg("kind"), py::arg("seed"), py::arg("size"),
         "A procedural texture, uint8 [size, size, 3]: noise, cells or glyphs.");
 }

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "host/simd.h"
+
 namespace daflow::scene {
 namespace {
 
@@ -194,6 +196,7 @@ Shape foliage(Random& random, double radius) {
 
 }  // namespace
 
+DAFLOW_SIMD
 void measure(const Shape& shape, int count, const float* ux, const float* uy, float* distance) {
   for (int i = 0; i < count; ++i) distance[i] = shape.at(ux[i], uy[i]);
 }

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "host/simd.h"
 
 namespace daflow::scene {
@@ -12,13 +16,15 @@ std::uint32_t pack(int red, int green, int blue) {
          static_cast<std::uint32_t>(blue) << 16;
 }
 
-Float4 unpack(std::uint32_t texel) {
-  using Byte4 = std::uint8_t __attribute__((vector_size(4)));
-  union {
-    std::uint32_t word;
-    Byte4 bytes;
-  } view{texel};
-  return __builtin_convertvector(view.bytes, Float4);
+inline Float4 unpack(std::uint32_t texel) {
+#if defined(__SSE2__)
+  const __m128i zero = _mm_setzero_si128();
+  const __m128i bytes = _mm_cvtsi32_si128(static_cast<int>(texel));
+  return _mm_cvtepi32_ps(_mm_unpacklo_epi16(_mm_unpacklo_epi8(bytes, zero), zero));
+#else
+  return Float4{static_cast<float>(texel & 255), static_cast<float>(texel >> 8 & 255),
+                static_cast<float>(texel >> 16 & 255), 0};
+#endif
 }
 
 Texture::Level empty_level(int width, int height) {
@@ -51,8 +57,6 @@ Texture::Level halve(const Texture::Level& large) {
 }
 
 }  // namespace
-
-Float4 Texture::Level::at(int x, int y) const { return unpack(texels[static_cast<std::size_t>(y) * stride + x]); }
 
 Texture::Texture(const std::uint8_t* rgb, int width, int height) {
   Level level = empty_level(width, height);
@@ -90,6 +94,7 @@ void locate(const Paint& paint, int count, const float* __restrict ux, const flo
   }
 }
 
+DAFLOW_SIMD
 void paint_row(const Paint& paint, int count, const float* ux, const float* uy, const float* weight, Float4* acc,
                PaintBuffer& buffer) {
   locate(paint, count, ux, uy, buffer.place.data(), buffer.fx.data(), buffer.fy.data());

@@ -16,7 +16,6 @@ class Texture {
   struct Level {
     int width, height, stride;
     std::vector<std::uint32_t> texels;  // 8 bits per channel; the last row and column stand twice for interpolation
-    Float4 at(int x, int y) const;
   };
 
   Texture(const std::uint8_t* rgb, int width, int height);
