@@ -303,6 +303,20 @@ def test_precisions():
     mixed = model(*pair, queries, keys, iters=2)[-1]
     assert mixed.dtype == torch.float32
     assert 0 < (mixed - flow).norm() / flow.norm() < 0.1
+    model.raft.mixed_precision = False
+    weights = model.bfloat16()(*pair, *halves, iters=2)[-1]
+    assert weights.dtype == torch.float32
+    assert (weights - flow).norm() / flow.norm() < 0.2
+
+
+@BOTH
+@torch.no_grad()
+def test_forward_is_one_graph(correlation):
+    model, pair, queries, keys = network(correlation=correlation), images(), taps(), taps()
+    traced = torch.compile(model, fullgraph=True, backend="eager")
+    actual = traced(*pair, queries, keys, iters=2, test_mode=True)
+    for one, other in zip(actual, model(*pair, queries, keys, iters=2, test_mode=True), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
 
 
 @BOTH
