@@ -16,6 +16,7 @@ from .color_fix import COLOR_FIXES, fix_colors
 from .dit4sr import DiT4SRTransformer2DModel
 from .pixel_unshuffle import PixelUnshuffleVAE
 from .prompt import Prompt
+from .strict_loading import strictly
 from .tiling import Tiles
 
 LATENT_FACTOR = 8
@@ -285,13 +286,13 @@ def load_vae(folder: pathlib.Path, dtype: torch.dtype = torch.float32) -> nn.Mod
     """The autoencoder of a folder in diffusers layout, of whichever class its configuration names.
 
     Raises:
-        ValueError: no autoencoder of diffusers or ours.
+        ValueError: no autoencoder of diffusers or ours, or tensors that do not fit it.
     """
     name = json.loads((folder / "config.json").read_text()).get("_class_name", "")
     vae_class = PixelUnshuffleVAE if name == PixelUnshuffleVAE.__name__ else getattr(diffusers, name, None)
     if not hasattr(vae_class, "decode"):
         raise ValueError(f"{folder}/config.json: expected the class of an autoencoder, got {name!r}")
-    return vae_class.from_pretrained(folder, torch_dtype=dtype)
+    return strictly(vae_class.from_pretrained, folder, torch_dtype=dtype)
 
 
 def _check_color_fix(method: str) -> None:

@@ -1,6 +1,21 @@
 """``from_pretrained`` that raises where diffusers only warns."""
 
 
+def strictly(load, name, **kwargs):
+    """What ``load``, a ``from_pretrained`` of diffusers, makes of the folder (or hub id) ``name``.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or of another shape; names the folder and the first of them.
+    """
+    wants_info = kwargs.pop("output_loading_info", False)
+    model, info = load(name, output_loading_info=True, **kwargs)
+    problems = {kind: list(keys) for kind, keys in info.items() if keys}
+    if problems:
+        text = "; ".join(f"{kind.replace('_', ' ')} ({len(keys)}): {keys[:3]}" for kind, keys in problems.items())
+        raise ValueError(f"{name} does not fit {type(model).__name__}: {text}")
+    return (model, info) if wants_info else model
+
+
 class StrictLoadingMixin:
     """To stand before ``ModelMixin`` among the bases: loading then accounts for every tensor."""
 
@@ -11,10 +26,4 @@ class StrictLoadingMixin:
         Raises:
             ValueError: tensors are missing, unexpected or of another shape; names the folder and the first of them.
         """
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        problems = {kind: list(keys) for kind, keys in info.items() if keys}
-        if problems:
-            text = "; ".join(f"{kind.replace('_', ' ')} ({len(keys)}): {keys[:3]}" for kind, keys in problems.items())
-            raise ValueError(f"{pretrained_model_name_or_path} does not fit {cls.__name__}: {text}")
-        return (model, info) if wants_info else model
+        return strictly(super().from_pretrained, pretrained_model_name_or_path, **kwargs)

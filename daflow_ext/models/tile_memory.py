@@ -26,7 +26,7 @@ VAE_MAPS = 5.5  # images of the VAE's first width alive at once
 TRANSFORMER_MAPS = 30  # token maps alive at once, per frame and image stream
 RAFT_BYTES = {True: 300, False: 740}  # of encoders and update, by `small`
 HEAD_BYTES = 0.5  # per channel of the dense heads
-FLOW_BYTES = 160  # flows of a chunk in both directions and what compares them
+FLOW_BYTES = 100  # flows of a chunk in both directions and what compares them
 _F32 = 4
 _TOKEN = MULTIPLE**2  # pixels
 _LATENT = 64  # pixels
@@ -58,7 +58,7 @@ class Needs:
         volume = CPU_LIMIT * iters * flow.corr_levels * (2 * radius + 2) ** 2 * _F32 / _LATENT  # memory="auto"
         blocks = 2 if flow.correlation == "sum" else 1
         return cls(
-            frame=6 * CHUNK * _F32 + 4 * latents + taps * element + FLOW_BYTES,
+            frame=6 * CHUNK * _F32 + 3 * latents + taps * element + FLOW_BYTES,
             blend=taps * _F32 + tokens * _F32,
             transformer=max(2 * tokens * element * TRANSFORMER_MAPS + 3 * latents, encode),
             flow=RAFT_BYTES[flow.small] + HEAD_BYTES * flow.head_channels + taps * _F32 / CHUNK + blocks * volume,
