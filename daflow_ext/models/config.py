@@ -57,6 +57,7 @@ _TINY: dict[str, dict[str, Any]] = {
         "caption_projection_dim": 128,
         "pooled_projection_dim": 16,
         "pos_embed_max_size": 64,
+        "prediction": "clean",  # 768 values per patch do not pass through 128 channels
         "dual_attention_layers": (),
     },
     "scheduler": SCHEDULER,

@@ -105,10 +105,24 @@ def test_recomputed_activations_change_no_loss(tmp_path, translations):
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-5)
 
 
+@pytest.mark.parametrize("timestep", [torch.tensor(700.0), torch.tensor([700.0, 50.0])])
+def test_a_network_that_predicts_clean_latents_answers_with_the_velocity(timestep):
+    transformer = restoration_of("daflow-tiny", None).transformer
+    assert transformer.config.prediction == "clean"
+    noisy, lq = torch.randn(2, 2, 192, 4, 4), torch.randn(2, 2, 192, 4, 4)
+    arguments = (noisy, lq, torch.zeros(2, 1, 16), torch.zeros(2, 16), timestep)
+    with torch.no_grad():
+        velocity = transformer(*arguments).sample
+        transformer.register_to_config(prediction="velocity")
+        clean = transformer(*arguments).sample
+    sigma = (timestep / 1000).expand(2).view(2, 1, 1, 1, 1)
+    torch.testing.assert_close(noisy - sigma * velocity, clean, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_it_overfits_a_clip(tmp_path, translations):
     still = [f"data.augment.{name}=0" for name in ("brightness", "contrast", "saturation", "hue", "flip_x", "flip_y")]
-    settings = ("train.steps=300", "train.batch=4", "train.lr=2e-3", "train.ema=0", "data.degrade.clean=1.0")
+    settings = ("train.steps=250", "train.batch=2", "train.lr=2e-3", "train.ema=0", "data.degrade.clean=1.0")
     make(translations((32, 32), count=1), tmp_path, *settings, *still).run()
     values = losses(tmp_path)
     assert sum(values[:10]) > 5 * sum(values[-10:])

@@ -16,7 +16,8 @@ def folder(tiny, tmp_path):
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     official = {"_class_name": "SD3Transformer2DModel"}
-    ours = {"lq_key_mode", "control_conv_scale", "lift", "window", "keep_unused_attn2_text", "_class_name"}
+    ours = {"lq_key_mode", "control_conv_scale", "lift", "window", "keep_unused_attn2_text", "prediction"}
+    ours.add("_class_name")
     official |= {key: value for key, value in config.items() if key not in ours}
     (tmp_path / "config.json").write_text(json.dumps(official))
     return tmp_path
