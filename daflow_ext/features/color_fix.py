@@ -27,7 +27,8 @@ def fix_colors(restored: torch.Tensor, source: torch.Tensor, method: str) -> tor
 
 
 def _statistics(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    variance, mean = torch.var_mean(frames, dim=(-2, -1), keepdim=True)
+    # over n, not n - 1: no difference to their ratio, and a frame of one pixel has them
+    variance, mean = torch.var_mean(frames, dim=(-2, -1), correction=0, keepdim=True)
     return mean, (variance + 1e-5).sqrt()
 
 

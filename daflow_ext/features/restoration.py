@@ -1,5 +1,6 @@
 """The restoration loop: low-quality frames in, denoising steps with tapped features (and restored frames) out."""
 
+import collections
 import copy
 import dataclasses
 import json
@@ -210,6 +211,8 @@ class LiftedRestoration:
             raise ValueError(f"guidance_scale={guidance_scale} needs a negative_prompt; none was given")
         if first_step_only and not tap_layers:
             raise ValueError("first_step_only needs tap_layers: it stops at the last of them")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be >= 1, got {num_inference_steps}")
         latents = _noise(lq, generator) if noise is None else noise.to(lq)
         if latents.shape != lq.shape:
             raise ValueError(f"noise is {list(latents.shape)} but the latents are {list(lq.shape)}")
@@ -247,7 +250,7 @@ class LiftedRestoration:
                 "none".
         """
         _check_color_fix(color_fix)
-        *_, last = self.steps(frames, **options)
+        (last,) = collections.deque(self.steps(frames, **options), maxlen=1)  # earlier steps are let go
         if last.latents is None:
             raise ValueError("restore needs whole steps: first_step_only stops before there are frames")
         return self._images(last.latents, frames, color_fix)
@@ -275,6 +278,8 @@ class LiftedRestoration:
         return InputPadder(frames.shape, multiple=LATENT_FACTOR * self.transformer.config.patch_size)
 
     def _padded(self, frames: torch.Tensor) -> torch.Tensor:
+        if not isinstance(frames, torch.Tensor):
+            raise TypeError(f"frames must be a tensor [B, F, 3, H, W], got {type(frames).__name__}")
         if frames.dim() != 5 or frames.shape[2] != 3 or frames.numel() == 0:
             raise ValueError(f"frames must be [B, F, 3, H, W], none of them 0, got {list(frames.shape)}")
         if frames.is_floating_point() and float(frames.amax()) <= 1:

@@ -232,6 +232,9 @@ def test_color_fixes_follow_the_source():
     tinted = source + torch.tensor([20.0, -10.0, 5.0])[:, None, None]
     assert (fix_colors(tinted, source, "wavelet") - source).abs().max() < 1e-3
     assert torch.equal(fix_colors(drifted, source, "none"), drifted)
+    for method in ("adain", "wavelet"):  # flat frames, and frames of one pixel
+        for flat in (torch.full((1, 1, 3, 8, 8), 7.0), torch.full((1, 1, 3, 1, 1), 7.0)):
+            assert (fix_colors(flat, flat * 20, method) - 140).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -279,6 +282,10 @@ def test_prompt_file(tmp_path):
 def test_bad_frames(restoration):
     with pytest.raises(ValueError, match=r"frames must be \[B, F, 3, H, W\], none of them 0, got \[3, 3, 8, 8\]"):
         next(restoration().steps(torch.zeros(3, 3, 8, 8)))
+    with pytest.raises(ValueError, match="num_inference_steps must be >= 1, got 0"):
+        next(restoration().steps(torch.full((1, 1, 3, 16, 16), 9.0), num_inference_steps=0))
+    with pytest.raises(TypeError, match=r"frames must be a tensor .*, got ndarray"):
+        next(restoration().steps(torch.zeros(1, 1, 3, 8, 8).numpy()))
     with pytest.raises(ValueError, match=r"none of them 0, got \[1, 0, 3, 8, 8\]"):
         next(restoration().steps(torch.zeros(1, 0, 3, 8, 8)))
     with pytest.raises(ValueError, match="multiply by 255"):
