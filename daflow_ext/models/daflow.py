@@ -129,6 +129,10 @@ class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
         """Implementation of the correlation, "reference" for plain PyTorch; may be set."""
         return self.raft.backend
 
+    @backend.setter
+    def backend(self, backend: str) -> None:
+        self.set_backend(backend)
+
     def set_backend(self, backend: str) -> None:
         """Choose the implementation of the correlation; see :mod:`daflow_ext.backends`.
 

@@ -147,6 +147,8 @@ class RAFT(nn.Module):
             corr_block: gives the correlation windows around coordinates [B, 2, H / 8, W / 8]; see :meth:`correlation`.
             net, inp: hidden state and context, see :meth:`features`. The rest, and the result, as in :meth:`forward`.
         """
+        layout = _memory_format(net.device)
+        net, inp = (x.contiguous(memory_format=layout) for x in (net, inp))
         dtype = torch.promote_types(net.dtype, torch.float32)
         coords0 = pixel_grid(*net.shape[-2:], net.device).to(dtype).expand(net.shape[0], -1, -1, -1)
         coords1 = coords0 if flow_init is None else coords0 + _check_flow_init(flow_init, coords0)
