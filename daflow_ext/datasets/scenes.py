@@ -133,7 +133,7 @@ class Scenes(torch.utils.data.Dataset):
     def render(self, indices: Iterable[int], *, threads: int = 1, everything: bool = True) -> dict[str, np.ndarray]:
         """Many clips at once, on ``threads`` threads: the fields of :class:`Scene` as [B, ...] arrays.
 
-        Without ``everything``: frames, flow, occluded and layers, which takes a third less time.
+        Without ``everything``: frames, flow, occluded and layers, which takes a quarter less time.
         """
         seeds = [clip_seed(self.seed, f"scenes/{self.split}/{self._number(index)}") for index in indices]
         return self._textures().render(seeds, **self.settings, threads=threads, everything=everything)
