@@ -67,9 +67,10 @@ def _flex():
 
 
 def records(quick: bool, device: str) -> Iterator[timing.Record]:
-    """On CUDA everything the op promises; on the CPU that a window pays."""
+    """On CUDA everything the op promises; on the CPU that a window pays, and that no mask is stored."""
     if device == "cpu":
         yield from window_records(frames=9, tokens=64, device=device, heads=4)
+        yield memory_record(frames=16, tokens=256)
         return
     for name, tokens in SIZES.items():
         if not quick or name != "1080p":
@@ -169,4 +170,36 @@ def window_records(frames: int, tokens: int, device: str, heads: int = HEADS) ->
         f"x dense ({best})",
         goal=WINDOW_GOAL,
         details={**ours.milliseconds(), "dense": times[best].milliseconds(), "max_error": errors["window 1"]},
+    )
+
+
+def memory_case(frames: int, tokens: int) -> Callable[[], Streams]:
+    """For :func:`timing.peak_bytes`: forward and backward with window, reference frame and weights; one head."""
+
+    def prepare(frames: int) -> Callable[[], Streams]:
+        shapes = [(1, frames, tokens, 1, 16), (1, 1, 64, 1, 16)]
+        q, k, v = ([torch.randn(shape).requires_grad_() for shape in shapes] for _ in range(3))
+
+        def call() -> Streams:
+            out = ops.st_attention(q, k, v, window=1, reference_frames=(0,), stream_weights=[1, frames])
+            return [*out, *torch.autograd.grad(out, [*q, *k, *v], out)]
+
+        return call
+
+    prepare(3)()  # libraries loaded
+    return prepare(frames)
+
+
+def memory_record(frames: int, tokens: int) -> timing.Record:
+    """Peak of a windowed call beside the bytes that a mask of all pairs would take."""
+    peak = timing.peak_bytes("benchmarks.st_attention:memory_case", frames=frames, tokens=tokens)
+    mask = (frames * tokens + 64) ** 2  # one byte per pair
+    return timing.Record(
+        OP,
+        f"peak memory, window 1 of {frames} frames of {tokens} tokens",
+        100 * peak / mask,
+        "% of an N x N mask",
+        goal=50.0,
+        at_least=False,
+        details={"peak_mib": round(peak / 2**20, 1), "mask_mib": round(mask / 2**20, 1)},
     )

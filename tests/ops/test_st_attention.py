@@ -347,6 +347,18 @@ def test_runs_and_batches_repeat_bit_by_bit(run, dtype):
     assert all(torch.equal(a[1:], b) for a, b in zip(first[0], alone, strict=True))
 
 
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_window_stores_no_mask():
+    """Forward and backward over 32 frames, with weights and a reference frame: far less than a byte per pair."""
+    from benchmarks import timing
+
+    peak = timing.peak_bytes("benchmarks.st_attention:memory_case", frames=32, tokens=256)
+    assert peak < 0.3 * (32 * 256) ** 2, f"{peak / 2**20:.1f} MiB"
+
+
 # ---- as an operator -------------------------------------------------------------------------------------------------
 
 
