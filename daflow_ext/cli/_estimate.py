@@ -158,9 +158,8 @@ def load_model(source: str | pathlib.Path, args: argparse.Namespace):
         names = ("steps", "feature_steps", "noise_seed", "memory_budget", "dtype")
         given = [name for name in names if getattr(args, name) is not None]
         if given:
-            raise ValueError(
-                f"--{given[0].replace('_', '-')} is for DA-Flow models, but {source} is {raft_name(model)}"
-            )
+            option = given[0].replace("_", " ")
+            raise ValueError(f"a {option} is for DA-Flow models, but {source} is {raft_name(model)}")
         model.eval()
     return model.to(device)
 

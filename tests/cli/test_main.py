@@ -38,7 +38,7 @@ def test_version_and_list(daflow):
     assert daflow("--version") == (0, f"daflow {__version__}\n", "")
     code, out, _ = daflow("--help")
     assert code == 0
-    assert all(f"\n    {verb} " in out for verb in verbs())
+    assert all(f"\n    {verb}" in out for verb in verbs())
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,7 @@ def test_a_vae_with_a_missing_tensor_is_refused(make_pipeline, tmp_path):
 
 
 def test_no_pipeline_folder(pipeline_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no DA-Flow pipeline: model_index.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"is no DA-Flow pipeline: model_index\.json is missing"):
         DAFlowPipeline.from_pretrained(tmp_path)
     shutil.copytree(pipeline_folder, tmp_path / "half")
     shutil.rmtree(tmp_path / "half/flow")

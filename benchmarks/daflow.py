@@ -1,0 +1,101 @@
+"""DA-Flow stage by stage, as `daflow benchmark` measures it; and the bytes per pixel behind memory budgets.
+
+python -m benchmarks.run --op daflow      stages of daflow-tiny
+python -m benchmarks.daflow --memory      growth of memory per pixel of a tile, for daflow_ext/models/tile_memory.py
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import torch
+
+from daflow_ext import get_model
+from daflow_ext.models.config import CONFIGURATIONS
+from daflow_ext.models.stages import StageMeter
+
+from . import timing
+
+OP = "daflow"
+MODEL, ITERS = "daflow-tiny", 12
+SIDES = (256, 384, 512)  # of the tiles whose memory is measured
+WARM = 64
+
+
+def records(quick: bool, device: str) -> Iterator[timing.Record]:
+    """Milliseconds of every stage of three frames with random weights; reference and kernels must agree first."""
+    side = 96 if quick else 256
+    pipe = get_model(MODEL, pretrained=False).to(device)
+    frames = torch.randint(0, 256, (1, 3, 3, side, side), generator=torch.Generator().manual_seed(0)).byte()
+
+    def flow() -> torch.Tensor:
+        return pipe(frames, iters=ITERS, generator=torch.Generator().manual_seed(0)).flows
+
+    pipe.set_backend("reference")
+    truth = flow()
+    pipe.set_backend("auto")
+    timing.gate("pipeline", flow(), truth, atol=0.05)
+    with StageMeter(pipe, memory=False) as meter:
+        flow()
+    for stage in meter.rows():
+        details = {"calls": stage.calls, "cpu_seconds": stage.cpu_seconds}
+        case = f"{MODEL} 3x{side}x{side}, {ITERS} iterations: {stage.name}"
+        yield timing.Record(OP, case, stage.milliseconds, "ms", details=details)
+
+
+def prepare(stage: str, model: str, side: int, device: str = "cpu") -> Callable[[], object]:
+    """What ``timing.peak_bytes`` measures: one call of a stage on a square tile, libraries and weights warm."""
+    pipe = _shallow(model)
+    config = pipe.transformer.config
+    width, dtype = config.num_attention_heads * config.attention_head_dim, pipe.transformer.dtype
+
+    def call_at(pixels: int) -> Callable[[], object]:
+        if stage == "vae":
+            image = (torch.rand(1, 3, pixels, pixels) * 2 - 1).to(pipe.vae.dtype)
+            return lambda: pipe.vae.encode(image)
+        if stage == "transformer":
+            latents = torch.randn(1, 3, config.in_channels, pixels // 8, pixels // 8).to(dtype)
+            text, timestep = pipe.prompt.batch(1, latents), torch.tensor(1000.0)
+            layers = tuple(pipe.flow.config.tap_layers)
+            options = {"tap_layers": layers, "early_exit": True, "share_text": True}
+            return lambda: pipe.transformer(latents, latents.clone(), *text, timestep, **options)
+        images = [torch.rand(1, 3, pixels, pixels) * 255 for _ in range(2)]
+        taps = [[torch.randn(1, (pixels // 16) ** 2, width).to(dtype) for _ in range(4)] for _ in range(2)]
+        return lambda: pipe.flow(*images, *taps, iters=2, test_mode=True)
+
+    torch.set_grad_enabled(False)
+    call_at(WARM)()
+    return call_at(side)
+
+
+def _shallow(model: str):
+    """The model with four layers, as wide as it is; depth adds no memory to a tile. The large one in bfloat16."""
+    import unittest.mock
+
+    configuration = {part: dict(options) for part, options in CONFIGURATIONS[model].items()}
+    dual = (0, 1) if model == "daflow" else ()
+    configuration["transformer"] |= {"num_layers": 5, "dual_attention_layers": dual}
+    configuration["flow"] |= {"tap_layers": (1, 2, 3, 4)}
+    with unittest.mock.patch.dict(CONFIGURATIONS, {model: configuration}):
+        pipe = get_model(model, pretrained=False, torch_dtype=torch.bfloat16 if model == "daflow" else torch.float32)
+    pipe.flow.float()
+    return pipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memory", action="store_true", required=True)
+    parser.add_argument("--model", nargs="+", default=["daflow-tiny", "daflow"], choices=list(CONFIGURATIONS))
+    args = parser.parse_args()
+    print(f"{timing.environment()['cpu']}, torch {torch.__version__}, bytes per pixel of tiles of {SIDES} pixels")
+    for model in args.model:
+        for stage in ("vae", "transformer", "flow"):
+            sides = SIDES if model == "daflow-tiny" else SIDES[:2]
+            found = [
+                timing.peak_bytes("benchmarks.daflow:prepare", stage=stage, model=model, side=side) / side**2
+                for side in sides
+            ]
+            print(f"{model:<12} {stage:<12} {' '.join(f'{value:8.1f}' for value in found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
