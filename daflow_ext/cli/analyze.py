@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give the truth by --flow DIR or by --teacher WEIGHTS, one of them")
     if args.steps < 1 or args.frames < 2:
         raise ValueError(f"--steps must be at least 1 and --frames at least 2, got {args.steps} and {args.frames}")
+    if args.clips is not None and args.clips < 1:
+        raise ValueError(f"--clips must be at least 1, got {args.clips}")
     if args.temperature is not None and not args.temperature > 0:
         raise ValueError(f"--temperature must be > 0, got {args.temperature}")
     restoration = LiftedRestoration.load(args.model, dtype=getattr(torch, args.dtype), device=args.device)
