@@ -319,7 +319,7 @@ def from_dict(cls: type, values: Any, prefix: str = "") -> Any:
 
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:
-    """``value`` as ``hint``; YAML reads 1e-4 as text and knows no tuples."""
+    """``value`` as ``hint``; YAML reads 1e-4 as text and a plain no as False, and knows no tuples."""
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, name + ".")
     if isinstance(hint, types.UnionType):
@@ -332,6 +332,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
         return _tuple(typing.get_args(hint), value, name)
     if hint is float and _NUMBER.fullmatch(str(value)):
         return float(value)
+    if hint is str and value is False:
+        return "no"
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{name} must be {hint.__name__}, got {value!r}")
     return dict(value) if hint is dict else value

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,10 +103,19 @@ def _channels_first(array: np.ndarray) -> torch.Tensor:
 
 
 def open_held_out(config: Any) -> "HeldOut | None":
-    """The validation clips of a configuration, None where it asks for none."""
+    """The validation clips of a configuration, None where it asks for none.
+
+    Raises:
+        ValueError: nothing sets them apart from the training clips.
+    """
     validation = config.validation
     if not validation.every:
         return None
+    if not validation.options and validation.root is None:
+        raise ValueError(
+            "validation would score training clips: set validation.options (as split: validation) or validation.root, "
+            "or validation.every to 0"
+        )
     changes = dict(validation.options) | ({} if validation.root is None else {"root": validation.root})
     for level in validation.levels:
         degradation_of(level)  # says what is wrong before the clips are read
@@ -167,6 +177,11 @@ class _Numbers:
         return self.total - self.done
 
 
+def _start_worker(worker: int) -> None:
+    worker_init(worker)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job; the main one ends its workers
+
+
 def loader(
     dataset: TrainingClips, *, done: int, total: int, batch: int, rank: int, world: int, workers: int
 ) -> torch.utils.data.DataLoader:
@@ -175,7 +190,7 @@ def loader(
         dataset,
         batch_sampler=_Numbers(done, total, batch, rank, world),
         num_workers=workers,
-        worker_init_fn=worker_init,
+        worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )

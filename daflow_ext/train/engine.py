@@ -121,7 +121,8 @@ class Trainer:
         train, began, before = self.config.train, time.monotonic(), self.seconds
         batches = self._batches()
         saved = self.step
-        log, board = (checkpoint.Log(self.out, self.step), _board(self.out, train)) if self.main else (None, None)
+        log = checkpoint.Log(self.out, self.step) if self.main else None
+        board = _board(self.out, self.step) if self.main and train.tensorboard else None
         with (
             _on_sigterm(self._request_stop),
             tqdm(total=train.steps, initial=self.step, unit="step", disable=None if self.main else True) as bar,
@@ -329,14 +330,12 @@ def _scheduler(optimizer: torch.optim.Optimizer, train: Any) -> torch.optim.lr_s
     )
 
 
-def _board(out: pathlib.Path, train: Any):
-    if not train.tensorboard:
-        return None
+def _board(out: pathlib.Path, step: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError("train.tensorboard needs tensorboard: pip install tensorboard, or set it to false") from error
-    return SummaryWriter(str(out / "tensorboard"))
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 
 from daflow_ext.datasets import Clip
 from daflow_ext.train import FlowConfig, read_config
@@ -44,6 +45,13 @@ class Translations:
         valid = np.ones(flow.shape[:3], bool)
         meta = {"name": str(index), "pair": 0, "pad_mode": "sintel"}
         return Clip(np.stack(frames), None, flow, valid, {}, meta)
+
+
+@pytest.fixture(autouse=True)
+def forget_precision():
+    """accelerate keeps the precision of the first Accelerator for the whole process; call this between two."""
+    AcceleratorState._reset_state()
+    return AcceleratorState._reset_state
 
 
 @pytest.fixture

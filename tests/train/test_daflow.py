@@ -81,6 +81,16 @@ def test_it_starts_as_the_raft_it_is_given(tmp_path):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_recomputed_activations_and_half_precision_features_keep_the_loss(tmp_path, translations):
+    changes = {"plain": (), "again": ("train.checkpointing=true",), "bf16": ("model.restoration_dtype=bfloat16",)}
+    runs = {}
+    for name, overrides in changes.items():
+        make(translations(), tmp_path / name, *overrides).run()
+        runs[name] = [one["loss"] for one in checkpoint.records(tmp_path / name)]
+    assert runs["again"] == pytest.approx(runs["plain"], rel=1e-5)
+    assert runs["bf16"] == pytest.approx(runs["plain"], rel=0.05)
+
+
 def test_a_stopped_run_repeats_the_losses(tmp_path, translations):
     options = ("model.feature_step=random", "model.num_inference_steps=2", "train.steps=3")
     make(translations(), tmp_path / "whole", *options).run()

@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from daflow_ext.frames.degrade.schedule import random_stream
+from daflow_ext.train import FlowConfig, read_config
 from daflow_ext.train.augment import jitter, random_crop
 from daflow_ext.train.config import AugmentConfig, DataConfig, DegradeChoice
-from daflow_ext.train.data import HeldOut, TrainingClips, loader
+from daflow_ext.train.data import HeldOut, TrainingClips, loader, open_held_out
 
 
 def still(**changes):
@@ -125,6 +126,13 @@ def test_held_out_clips_are_the_same_each_time(translations):
     assert all(clip.lq is None for clip in held_out.clips("clean"))
     with pytest.raises(ValueError, match="'levels' stands for 5 degradations"):
         next(held_out.clips("levels"))
+
+
+def test_validation_on_training_clips_is_refused():
+    config = read_config(FlowConfig, "raft-tiny-lq")
+    config.validation.options = {}
+    with pytest.raises(ValueError, match="validation would score training clips"):
+        open_held_out(config)
 
 
 def test_a_source_without_truth_is_named(translations):

@@ -105,6 +105,14 @@ def test_recomputed_activations_change_no_loss(tmp_path, translations):
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-5)
 
 
+def test_bf16_stays_near_float32(tmp_path, translations, forget_precision):
+    for precision in ("no", "bf16"):
+        forget_precision()
+        make(translations(), tmp_path / precision, f"train.mixed_precision={precision}").run()
+    assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "no"), rel=0.05)
+    assert losses(tmp_path / "bf16") != losses(tmp_path / "no")
+
+
 @pytest.mark.parametrize("timestep", [torch.tensor(700.0), torch.tensor([700.0, 50.0])])
 def test_a_network_that_predicts_clean_latents_answers_with_the_velocity(timestep):
     transformer = restoration_of("daflow-tiny", None).transformer

@@ -84,7 +84,7 @@ KILLED = """
     def until(batches):
         figures = step(batches)
         if trainer.step == int(at):
-            os.kill(os.getpid(), getattr(signal, how))
+            os.killpg(0, getattr(signal, how))  # all processes, as a job scheduler does
         return figures
 
     trainer._train_step = until
@@ -94,8 +94,9 @@ KILLED = """
 
 def run_until(tests, folder, how, at):
     code = textwrap.dedent(KILLED.format(tests=str(tests)))
-    command = [sys.executable, "-c", code, str(folder), f"{how}@{at}"]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-c", code, str(folder), f"{how}@{at}", "train.workers=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, start_new_session=True)
 
 
 def test_a_killed_run_goes_on_with_the_very_same_losses(tmp_path, flow_config, translations, request):
@@ -177,6 +178,22 @@ def test_recomputed_activations_change_no_loss(tmp_path, flow_config, translatio
     for name, value in (("kept", "false"), ("again", "true")):
         make(flow_config("train.steps=2", f"train.checkpointing={value}"), translations(), tmp_path / name).run()
     assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+
+
+def test_bf16_stays_near_float32(tmp_path, flow_config, translations, forget_precision):
+    for precision in ("no", "bf16"):
+        forget_precision()
+        config = flow_config("train.steps=2", f"train.mixed_precision={precision}")
+        make(config, translations(), tmp_path / precision).run()
+    for (_, loss, _), (_, other, _) in zip(losses(tmp_path / "no"), losses(tmp_path / "bf16"), strict=True):
+        assert loss == pytest.approx(other, rel=0.05)
+        assert loss != other
+
+
+def test_tensorboard_that_is_missing_is_named(tmp_path, flow_config, translations, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard, or set it to false"):
+        make(flow_config("train.tensorboard=true"), translations(), tmp_path).run()
 
 
 @pytest.mark.slow
