@@ -9,7 +9,7 @@ from ..datasets import CLEAN, DATASETS, Degradation, FlowDataset, dataset_class,
 from ..evaluate import DAFlowPredictor, Predictor, RaftPredictor, ZeroPredictor
 from ..frames.degrade.evaluation_set import file_hash
 from ..models import RAFT
-from ._estimate import add_model_arguments, estimator_options, load_model, model_identity
+from ._estimate import add_model_arguments, estimator_options, load_model, model_identity, refuse_daflow_options
 
 ZERO = "zero"
 _TUPLES = ("cameras", "directions")
@@ -87,6 +87,8 @@ def load_predictors(args: argparse.Namespace) -> list[Predictor]:
         kind = RaftPredictor if isinstance(model, RAFT) else DAFlowPredictor
         options = estimator_options(model, args)
         predictors.append(kind(name if equals else path.stem, model, identity, scale=args.scale, **options))
+    if not any(isinstance(one, DAFlowPredictor) for one in predictors):
+        refuse_daflow_options(args, "no model here is one")
     names = [one.name for one in predictors]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

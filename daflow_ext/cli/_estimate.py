@@ -146,7 +146,7 @@ def load_model(source: str | pathlib.Path, args: argparse.Namespace):
     """RAFT or a DA-Flow pipeline, in evaluation mode on the device that the arguments ask for.
 
     Raises:
-        FileNotFoundError, ValueError: no such model, a device or backend that cannot run, DA-Flow's options for RAFT.
+        FileNotFoundError, ValueError: no such model, a device or backend that cannot run.
     """
     device = chosen_device(args)
     options = {"backend": args.backend}
@@ -155,13 +155,15 @@ def load_model(source: str | pathlib.Path, args: argparse.Namespace):
         options["torch_dtype"] = getattr(torch, args.dtype)
     model = get_model(source, **options)
     if isinstance(model, RAFT):
-        names = ("steps", "feature_steps", "noise_seed", "memory_budget", "dtype")
-        given = [name for name in names if getattr(args, name) is not None]
-        if given:
-            option = given[0].replace("_", " ")
-            raise ValueError(f"a {option} is for DA-Flow models, but {source} is {raft_name(model)}")
         model.eval()
     return model.to(device)
+
+
+def refuse_daflow_options(args: argparse.Namespace, model: str) -> None:
+    """Raise if an option was given that only DA-Flow takes; ``model`` says what there is instead."""
+    for name in ("steps", "feature_steps", "noise_seed", "memory_budget", "dtype"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"the option for {name.replace('_', ' ')} belongs to DA-Flow, but {model}")
 
 
 def load_estimator(args: argparse.Namespace) -> Estimator:
@@ -177,6 +179,8 @@ def load_estimator(args: argparse.Namespace) -> Estimator:
         raise ValueError(f"--weights {args.weights} is a folder; for a pipeline folder give --model")
     source = args.weights or args.model
     model = load_model(source, args)
+    if isinstance(model, RAFT):
+        refuse_daflow_options(args, f"{source} is {raft_name(model)}")
     kind = RaftEstimator if isinstance(model, RAFT) else DAFlowEstimator
     return kind(model, **estimator_options(model, args))
 

@@ -94,6 +94,7 @@ def _measure(args: argparse.Namespace, height: int, width: int) -> dict:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
         "repeats": args.repeats,
+        "highest_bytes": first.highest_bytes,
         "versions": {"daflow": __version__, "torch": torch.__version__},
         "stages": rows,
     }
@@ -152,4 +153,6 @@ def _table(result: dict) -> str:
         cpu = "-" if row["cpu_seconds"] is None else f"{row['cpu_seconds']:.3f}"
         peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.1f}"
         lines.append(f"{row['name']:<12} {row['calls']:>6.0f} {row['milliseconds']:>12.2f} {cpu:>9} {peak:>9}")
+    if result["highest_bytes"] is not None:
+        lines.append(f"most memory held, weights included: {result['highest_bytes'] / 2**20:.0f} MB")
     return "\n".join(lines)

@@ -40,6 +40,8 @@ class StageMeter:
 
     Args:
         memory: also measure peaks, which costs a millisecond a call on a CPU.
+    Attributes:
+        highest_bytes: the most memory held during the block, weights included; None if unknown or not measured.
     """
 
     def __init__(self, model, *, memory: bool):
@@ -63,6 +65,7 @@ class StageMeter:
             ]
         self._exits = contextlib.ExitStack()
         self._before, self._highest = None, 0
+        self.highest_bytes: int | None = None
 
     def __enter__(self) -> "StageMeter":
         for part, method, stage in self._methods:
@@ -75,6 +78,7 @@ class StageMeter:
         self._exits.close()
         self.stages = {name: stage for name, stage in self.stages.items() if stage.calls}
         if self.total.peak_bytes is not None:  # the peak was reset at every stage
+            self.highest_bytes = self._highest
             self.total.peak_bytes = max(self.total.peak_bytes, self._highest - self._before)
 
     def rows(self) -> list[Stage]:

@@ -108,8 +108,9 @@ def test_options_are_one_sentence(refused, pipeline_folder, tiny_weights, clip, 
         *model, "--memory-budget", "much"
     )
     assert "memory_budget=1024 is too small for frames of 64x48" in sentence(*model, "--memory-budget", "1K")
-    assert "a noise seed is for DA-Flow models, but" in sentence("--weights", tiny_weights, "--seed", "1")
-    assert "a memory budget is for DA-Flow models" in sentence("--model", tiny_weights, "--memory-budget", "1G")
+    assert "the option for noise seed belongs to DA-Flow, but" in sentence("--weights", tiny_weights, "--seed", "1")
+    error = sentence("--model", tiny_weights, "--memory-budget", "1G")
+    assert "the option for memory budget belongs to DA-Flow" in error
     assert "is a folder; for a pipeline folder give --model" in sentence("--weights", pipeline_folder)
     assert "is neither a model (" in sentence("--model", "nothing")
     assert f"{clip} is no DA-Flow pipeline: model_index.json is missing" in sentence("--model", clip)

@@ -140,6 +140,24 @@ def test_a_wrong_root_shows_the_layout(tmp_path, capsys):
     assert "training/flow/<scene>/frame_0001.flo" in error
 
 
+def test_daflow_and_raft_in_one_table(root, tmp_path, capsys, pipeline_folder, tiny_weights):
+    """Clips of three frames for the one, two of them for the other; the folder of a pipeline is enough."""
+    more = ("--model", f"raft={tiny_weights}", "--iters", "1", "--backend", "reference", "--limit", "2")
+    assert validate(root, tmp_path / "out", *more, model=f"da={pipeline_folder}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [["da", "clean"], ["raft", "clean"]]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["settings"]["clip"] == 3
+    assert "feature_steps=first" in summary["models"]["da"]
+    steps = ("--steps", "2", "--feature-steps", "all")
+    assert validate(root, tmp_path / "all", *more, *steps, model=f"da={pipeline_folder}") == 0
+    summary = json.loads((tmp_path / "all/summary.json").read_text())
+    assert "feature_steps=all" in summary["models"]["da"]
+    capsys.readouterr()
+    assert validate(root, tmp_path / "none", *steps) == 1
+    assert "the option for steps belongs to DA-Flow, but no model here is one" in capsys.readouterr().err
+
+
 def test_submit(root, tmp_path, capsys):
     arguments = ["submit", "--model", "zero", "--dataset", "sintel", "--root", str(root), "-o", str(tmp_path / "up")]
     assert main([*arguments, "--workers", "0"]) == 0

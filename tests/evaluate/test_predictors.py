@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from daflow_ext import datasets
-from daflow_ext.evaluate import RaftPredictor, ZeroPredictor, score_clip
+from daflow_ext.evaluate import DAFlowPredictor, RaftPredictor, ZeroPredictor, score_clip
 from daflow_ext.flow.metrics import Tally
+from daflow_ext.frames import InputPadder
 from daflow_ext.models import RAFT
 
 
@@ -66,6 +67,37 @@ def test_scale_runs_on_resized_frames_and_keeps_the_units(frames):
     assert flow.shape == (2, 200, 301)
     torch.testing.assert_close(flow[0], torch.full((200, 301), 3 * 301 / 150))
     torch.testing.assert_close(flow[1], torch.full((200, 301), 10.0))
+
+
+def test_daflow_sees_the_pair_and_the_frame_after_it(make_pipeline, frames):
+    pipe = make_pipeline()
+    predict = DAFlowPredictor("d", pipe, "hash", iters=2, seed=4)
+    assert predict.clip == 3
+    four = np.concatenate([frames, frames[:1]])
+    clip = torch.from_numpy(four).permute(0, 3, 1, 2)
+    padder = InputPadder(clip.shape, multiple=16)
+
+    def flows(*indices, **options):
+        chunk = padder.pad(clip[list(indices)])[0]
+        return padder.unpad(pipe(chunk, iters=2, generator=torch.Generator().manual_seed(4), **options).flows[0])
+
+    assert torch.equal(predict(four, 0), flows(0, 1, 2)[0])
+    assert torch.equal(predict(four, 1), flows(1, 2, 3)[0])
+    assert torch.equal(predict(four, 2), flows(1, 2, 3)[1])  # the last pair: the frame before it
+    assert torch.equal(predict(four[:2], 0), flows(0, 1)[0])
+    backward = predict(four, 0, backward=True)
+    chunk = padder.pad(clip[:3])[0]
+    both = pipe(chunk, iters=2, generator=torch.Generator().manual_seed(4), bidirectional=True)
+    assert torch.equal(backward, padder.unpad(both.backward_flows[0, 0]))
+    assert not torch.equal(predict(four, 0, pad_mode="kitti"), predict(four, 0))
+    assert predict(four, 0).dtype == torch.float32
+
+
+def test_what_changes_results_changes_the_identity(make_pipeline):
+    pipe = make_pipeline()
+    settings = ({}, {"iters": 3}, {"seed": 1}, {"feature_steps": "all"}, {"num_inference_steps": 4}, {"scale": -1})
+    identities = {DAFlowPredictor("d", pipe, "hash", **one).identity for one in settings}
+    assert len(identities) == len(settings)
 
 
 def test_zero():
