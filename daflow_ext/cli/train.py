@@ -15,7 +15,7 @@ OUT/model.safetensors  the weights      OUT/README.md    the model card, written
 OUT/checkpoint.pt      to go on from    OUT/log.jsonl    losses and validation    OUT/pictures/    validation clips
 
 The same command goes on where a run was stopped (SIGTERM, train.max_minutes) or killed, with the very same losses.
-Several processes: accelerate launch $(command -v daflow) train ..."""
+Several processes: torchrun --nproc_per_node 8 $(command -v daflow) train ..."""
 EXAMPLE = "daflow train flow --config raft-tiny-lq -o runs/lq --set train.steps=20 train.batch=2 validation.clips=2"
 
 

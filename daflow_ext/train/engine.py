@@ -311,6 +311,7 @@ def _accelerator(train: Any, unused_parameters: bool):
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     return Accelerator(
+        cpu=not torch.cuda.is_available(),  # without it, accelerate leaves processes on CPUs unconnected
         mixed_precision=train.mixed_precision,
         gradient_accumulation_steps=train.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],

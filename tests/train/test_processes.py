@@ -33,7 +33,6 @@ def launch(tmp_path, world, *overrides):
     common = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(world),
