@@ -40,7 +40,7 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def make_pipeline():
-    """make_pipeline(raft=None, vae=None, **config of the flow network): an untrained DA-Flow pipeline of toy size.
+    """make_pipeline(raft=None, vae=None, lift="all", **config of the flow network): an untrained toy of DA-Flow.
 
     Its flow depends on the transformer's features as much as on the encoders'; with ``raft`` it is that of RAFT.
     """
@@ -54,7 +54,7 @@ def make_pipeline():
     heads = {"tap_layers": (0, 2), "token_channels": 32, "match_channels": 16, "context_channels": 8}
     heads |= {"head_channels": 16, "tap_channels": None, "scales": (1, 2)}
 
-    def make(raft=None, vae=None, **config) -> DAFlowPipeline:
+    def make(raft=None, vae=None, lift="all", **config) -> DAFlowPipeline:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             vae = vae or PixelUnshuffleVAE()
@@ -70,6 +70,7 @@ def make_pipeline():
                 pooled_projection_dim=6,
                 pos_embed_max_size=128,
                 dual_attention_layers=(),
+                lift=lift,
             )
             for name, parameter in transformer.named_parameters():
                 if parameter.dim() > 1 and "to_k_control" not in name:

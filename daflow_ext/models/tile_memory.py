@@ -1,13 +1,13 @@
 """Which tiles keep a chunk of frames under a memory budget.
 
 The need of each stage is a number of bytes per pixel of its tile, times what its configuration says of its width. The
-factors are measured: growth of the resident memory over one call, on tiles of 256 to 768 pixels, rounded up
+factors are measured: growth of the resident memory over one call, on tiles of 256 to 512 pixels, rounded up
 (`python -m benchmarks.daflow --memory`; AMD EPYC, torch 2.13 on the CPU, 2026-11-20):
 
     stage        daflow-tiny, float32          daflow, bfloat16 (flow network: float32)
-    VAE          12 B/px per frame             1279 B/px per frame
-    transformer  330 B/px for three frames     2031 B/px for three frames
-    flow         318 B/px per pair             822 B/px per pair
+    VAE          12 B/px per frame             1742 B/px per frame
+    transformer  373 B/px for three frames     2031 B/px for three frames
+    flow         396 B/px per pair             822 B/px per pair
 
 What no tile saves is kept for the whole frame: frames, latents, tapped features and flows.
 """
@@ -22,9 +22,9 @@ from .chunks import CHUNK, MULTIPLE, TileSizes
 SMALLEST_TILE = 128
 """Pixels; smaller tiles see too little of a motion."""
 
-VAE_MAPS = 5.5  # images of the VAE's first width alive at once
+VAE_MAPS = 7  # images of the VAE's first width alive at once
 TRANSFORMER_MAPS = 30  # token maps alive at once, per frame and image stream
-RAFT_BYTES = {True: 300, False: 740}  # of encoders and update, by `small`
+RAFT_BYTES = {True: 360, False: 800}  # of encoders and update, by `small`
 HEAD_BYTES = 0.5  # per channel of the dense heads
 FLOW_BYTES = 100  # flows of a chunk in both directions and what compares them
 _F32 = 4

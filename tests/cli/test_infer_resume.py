@@ -1,6 +1,7 @@
 """``daflow infer`` with a DA-Flow pipeline, and runs that are continued: the same files however a run ended."""
 
 import errno
+import itertools
 import json
 import os
 import resource
@@ -272,13 +273,13 @@ def test_without_its_warm_start_a_run_begins_anew(daflow, pipeline_folder, clip,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bikes.mp4", "carphone_distorted.mp4", "tree.avi"])
-def test_real_videos_end_with_files_that_open(daflow, pipeline_folder, shared, tmp_path, name):
-    import itertools
-
+@pytest.mark.parametrize(
+    "name", ["videos/bikes.mp4", "videos/carphone_distorted.mp4", "videos/tree.avi", "frames/raft_demo"]
+)
+def test_real_clips_end_with_files_that_open(daflow, pipeline_folder, shared, tmp_path, name):
     frames = tmp_path / "frames"
     frames.mkdir()
-    for index, frame in enumerate(itertools.islice(open_frames(shared / "data/videos" / name), 4)):
+    for index, frame in enumerate(itertools.islice(open_frames(shared / "data" / name), 4)):
         write_image(frames / f"{index}.png", frame)
     out = tmp_path / "out"
     code, _, err = daflow(

@@ -196,12 +196,27 @@ def test_restored_frames_are_those_of_the_restoration(pipe, frames):
         )
 
 
-def test_tokens_and_heads_alone_run(make_pipeline, frames):
+def test_variants_of_the_ablation_run(make_pipeline, frames):
     plain = flow_of(make_pipeline(), frames[:3]).flows
-    for config in ({"features": "tokens"}, {"encoders": False}, {"correlation": "sum"}, {"upsampling": "bilinear"}):
+    for config in (
+        {"lift": "none"},
+        {"features": "tokens"},
+        {"encoders": False},
+        {"correlation": "sum"},
+        {"upsampling": "bilinear"},
+    ):
         flows = flow_of(make_pipeline(**config), frames[:3]).flows
         assert flows.isfinite().all()
         assert not torch.equal(flows, plain)
+
+
+def test_without_lifting_the_third_frame_is_not_seen(make_pipeline, frames):
+    """Per frame, a pair depends on its own two frames alone."""
+    single = make_pipeline(lift="none")
+    third_replaced = frames[[0, 1, 4]]
+    assert torch.equal(flow_of(single, frames[:3]).flows[:, 0], flow_of(single, third_replaced).flows[:, 0])
+    lifted = make_pipeline()
+    assert not torch.equal(flow_of(lifted, frames[:3]).flows[:, 0], flow_of(lifted, third_replaced).flows[:, 0])
 
 
 def test_started_from_raft_the_pipeline_is_raft(make_pipeline, frames):
