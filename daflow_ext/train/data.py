@@ -102,6 +102,13 @@ def _channels_first(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
+def open_clips(config: Any, *, truth: bool) -> "tuple[TrainingClips, HeldOut | None]":
+    """Training and validation clips of a configuration; the first one is made, to say here what is wrong with it."""
+    clips = TrainingClips(open_source(config.data), config.data, config.train.seed, truth=truth)
+    clips[0]
+    return clips, open_held_out(config)
+
+
 def open_held_out(config: Any) -> "HeldOut | None":
     """The validation clips of a configuration, None where it asks for none.
 

@@ -163,7 +163,7 @@ class Trainer:
         sums: dict[str, torch.Tensor] = {}
         seen: list[tuple[Batch, torch.Tensor]] = []
         for micro in range(train.accumulate):
-            batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}
+            batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in self._next(batches).items()}
             number = self.step * train.accumulate + micro
             torch.manual_seed(clip_seed(train.seed, f"{accelerator.process_index}/{number}"))
             with accelerator.accumulate(self.module):
@@ -184,6 +184,12 @@ class Trainer:
             self.average.update()
         self.step += 1
         return {**dict(zip(sums, means, strict=True)), "grad_norm": float(norm), "lr": rate}
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            return next(batches)
+        except (ValueError, OSError) as error:  # of a worker: a traceback, whose last line is the sentence
+            raise ValueError(f"step {self.step + 1}: {str(error).strip().splitlines()[-1]}") from error
 
     def _guard(self, norm: torch.Tensor, seen: list[tuple[Batch, torch.Tensor]]) -> None:
         """Stop before a step that would ruin the weights; the processes agree on it."""

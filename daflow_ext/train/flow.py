@@ -12,7 +12,7 @@ from ..evaluate.pictures import panels
 from ..flow.metrics import epe
 from ..models import weights
 from .config import FlowConfig
-from .data import Batch, HeldOut, TrainingClips, open_held_out, open_source
+from .data import Batch, HeldOut, TrainingClips, open_clips
 from .engine import Stage
 from .losses import sequence_loss
 from .networks import FrozenFeatures, build_network
@@ -27,6 +27,7 @@ class FlowStage(Stage):
     def __init__(self, model: nn.Module, features: FrozenFeatures | None, config: FlowConfig, held_out: HeldOut | None):
         super().__init__()
         self.model, self.features, self.config, self.held_out = model, features, config, held_out
+        self.frozen_written = False  # the transformer is large and does not change: once per process is enough
         self.title = f"{config.model.name}, degradation-aware optical flow"
         self.raft = [model if features is None else model.raft]  # in a list: its parameters are the model's
         if config.train.checkpointing:
@@ -95,12 +96,13 @@ class FlowStage(Stage):
         from ..models.pipeline import DAFlowPipeline
 
         target = folder / PIPELINE
-        if (target / "model_index.json").exists():  # the frozen parts are there, and they are large
+        if self.frozen_written:
             self.model.save_pretrained(target / "flow")
         else:
             loop = self.features.restoration
             pipe = DAFlowPipeline(loop.vae, loop.transformer, loop.scheduler, loop.prompt, self.model)
             pipe.save_pretrained(target)
+            self.frozen_written = True
         return [f"{PIPELINE}/"]
 
 
@@ -116,7 +118,7 @@ def _recompute(module: nn.Module) -> None:
 
 def build(config: FlowConfig) -> tuple[FlowStage, TrainingClips]:
     """What :class:`Trainer` needs for a configuration."""
+    clips, held_out = open_clips(config, truth=True)
     torch.manual_seed(config.train.seed)
     model, features = build_network(config.model)
-    clips = TrainingClips(open_source(config.data), config.data, config.train.seed)
-    return FlowStage(model, features, config, open_held_out(config)), clips
+    return FlowStage(model, features, config, held_out), clips

@@ -8,7 +8,7 @@ import torch
 from ..features.restoration import LiftedRestoration
 from ..flow.metrics import psnr
 from .config import LiftConfig, LiftModelConfig
-from .data import Batch, HeldOut, TrainingClips, open_held_out, open_source
+from .data import Batch, HeldOut, TrainingClips, open_clips
 from .engine import Stage
 from .losses import flow_matching_target, sample_sigmas
 from .networks import restoration_of
@@ -116,11 +116,11 @@ def choose_trainable(transformer: torch.nn.Module, config: LiftModelConfig) -> N
 
 def build(config: LiftConfig) -> tuple[LiftStage, TrainingClips]:
     """What :class:`Trainer` needs for a configuration."""
+    clips, held_out = open_clips(config, truth=False)
     torch.manual_seed(config.train.seed)
     restoration = restoration_of(config.model.name, config.model.init)
     changes = {"lift": config.model.lift}
     if config.model.control_conv_scale is not None:
         changes["control_conv_scale"] = config.model.control_conv_scale
     restoration.transformer.register_to_config(**changes)
-    clips = TrainingClips(open_source(config.data), config.data, config.train.seed, truth=False)
-    return LiftStage(restoration, config, open_held_out(config)), clips
+    return LiftStage(restoration, config, held_out), clips

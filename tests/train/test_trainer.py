@@ -65,8 +65,8 @@ def test_the_average_by_hand():
     expected = 0.9 * 1.0  # decay 1/10
     expected = 2 / 11 * expected + 9 / 11 * 2.0
     with average.applied():
-        assert float(module.weight) == pytest.approx(expected)
-    assert float(module.weight) == 2.0
+        assert module.weight.item() == pytest.approx(expected)
+    assert module.weight.item() == 2.0
 
 
 KILLED = """
@@ -160,6 +160,18 @@ def test_nan_stops_the_run_and_keeps_the_batch_and_the_weights(tmp_path, flow_co
     assert saved["0.flow"][0].isfinite().all()
     assert torch.load(tmp_path / checkpoint.NAME, weights_only=True)["step"] == 2
     assert [step for step, *_ in losses(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_cannot_be_read_is_one_sentence(tmp_path, flow_config, translations, workers):
+    class Broken(translations):
+        def __getitem__(self, index):
+            if index == 3:
+                raise ValueError("clip 3: its file is cut off")
+            return super().__getitem__(index)
+
+    with pytest.raises(ValueError, match=r"^step 2: (ValueError: )?clip 3: its file is cut off$"):
+        make(flow_config(f"train.workers={workers}"), Broken(), tmp_path).run()
 
 
 def test_accumulated_batches_give_the_step_of_a_large_one(tmp_path, flow_config, translations):
