@@ -147,12 +147,12 @@ def _table(result: dict) -> str:
     lines = [
         f"{result['model']} ({result['weights']} weights, {result['dtype']}), {result['frames']} frames of "
         f"{height}x{width}, {result['iters']} iterations{steps}; {result['device']}, {result['threads']} thread(s)",
-        f"{'stage':<12} {'calls':>6} {'ms':>12} {'CPU-s':>9} {'peak MB':>9}",
+        f"{'stage':<12} {'calls':>6} {'ms':>12} {'CPU-s':>9} {'peak MiB':>9}",
     ]
     for row in result["stages"]:
         cpu = "-" if row["cpu_seconds"] is None else f"{row['cpu_seconds']:.3f}"
         peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.1f}"
         lines.append(f"{row['name']:<12} {row['calls']:>6.0f} {row['milliseconds']:>12.2f} {cpu:>9} {peak:>9}")
     if result["highest_bytes"] is not None:
-        lines.append(f"most memory held, weights included: {result['highest_bytes'] / 2**20:.0f} MB")
+        lines.append(f"most memory held, weights included: {result['highest_bytes'] / 2**20:.0f} MiB")
     return "\n".join(lines)

@@ -71,6 +71,8 @@ class StageMeter:
         for part, method, stage in self._methods:
             part.__dict__[method] = self._wrapped(getattr(part, method), stage)  # shadows the method of the class
             self._exits.callback(part.__dict__.pop, method)
+        self._reset_peak()  # what happened before is not this block's
+        self._highest = 0
         self._exits.enter_context(self._measured(self.total))
         return self
 

@@ -50,7 +50,7 @@ def test_random_weights_by_name_and_the_table(daflow):
     assert (code, err) == (0, "")
     lines = text.splitlines()
     assert lines[0].startswith("raft-small (random weights, float32), 3 frames of 64x80, 3 iterations; ")
-    assert lines[1].split() == ["stage", "calls", "ms", "CPU-s", "peak", "MB"]
+    assert lines[1].split() == ["stage", "calls", "ms", "CPU-s", "peak", "MiB"]
     names = ["encoders", "correlation", "update", "upsampling", "other", "total"]
     assert [line.split()[0] for line in lines[2:8]] == names
     if sys.platform == "linux":
@@ -72,6 +72,21 @@ def test_the_meter_leaves_no_trace():
     with pytest.raises(RuntimeError, match="stop"), StageMeter(model, memory=False):
         raise RuntimeError("stop")
     assert set(vars(model)) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_memory_taken_before_is_not_counted():
+    model = RAFT(small=True).eval()
+    images = [torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8) for _ in range(2)]
+    large = torch.ones(2**26)  # 256 MB, gone before the block
+    del large
+    with torch.no_grad(), StageMeter(model, memory=True) as meter:
+        model(*images, iters=1, test_mode=True)
+        inside = torch.ones(2**25)  # 128 MB, between the stages
+        del inside
+    assert 0.95 * 2**27 <= meter.total.peak_bytes < 2**27 + 2**26
+    assert meter.highest_bytes >= meter.total.peak_bytes
+    assert all(stage.peak_bytes < 2**26 for stage in meter.stages.values())
 
 
 def test_bad_arguments(refused):

@@ -32,7 +32,7 @@ class LocalNetwork(torch.nn.Module):
 
     config = SimpleNamespace(tap_layers=(0, 2), features="query_key")
 
-    def forward(self, image1, image2, queries, keys, iters, flow_init, test_mode):
+    def forward(self, image1, image2, queries, keys, flow_init=None, **options):
         grid = tuple(side // 16 for side in image1.shape[-2:])
 
         def cells(tap):
@@ -164,7 +164,7 @@ def test_a_large_frame_stays_under_the_budget(pipeline_folder):
         command = [sys.executable, "-c", PEAK, pipeline_folder, str(budget)]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    budget = 64 * 2**20
+    budget = 72 * 2**20
     assert peak(budget) < budget < peak(0)
 
 
