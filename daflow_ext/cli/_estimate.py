@@ -150,8 +150,8 @@ def load_model(source: str | pathlib.Path, args: argparse.Namespace):
     """
     device = chosen_device(args)
     options = {"backend": args.backend}
-    path = pathlib.Path(source)
-    if args.dtype is not None and not path.is_file():
+    is_raft = pathlib.Path(source).is_file() or str(source).startswith("raft-")
+    if args.dtype is not None and not is_raft:
         options["torch_dtype"] = getattr(torch, args.dtype)
     model = get_model(source, **options)
     if isinstance(model, RAFT):

@@ -28,16 +28,16 @@ OUT/flow_backward/NAME.flo   with --bidirectional: from the later frame to the e
 OUT/occlusion/NAME.png       with --bidirectional: white = pixels of the earlier frame that the later one does not show
 OUT/color/NAME.png           with --viz: hue = direction, saturation = length, one scale for the whole clip
 OUT/color_backward/NAME.png  with both
-
 OUT/run.json, pairs.jsonl    the settings, and a line per finished pair
 
 An OUT that ends in the suffix of a format takes the flow of a single pair itself. Every file appears whole or not at
 all; when a later frame cannot be read or the disk is full, the files before it stay. The same command goes on where a
 run ended, however it ended; with other settings it asks for --overwrite.
 
-Models: RAFT (--weights, or --model), or DA-Flow (--model), which reads three frames at a time, restores them in the
-features of a diffusion transformer, and so holds on to degraded video. --feature-steps first runs that transformer once
-per three frames; all runs every denoising step and averages.
+models: RAFT (--weights or --model), or DA-Flow (--model), made for degraded video: it reads three frames at a time and
+matches in the features of a restoration transformer. --feature-steps first runs that transformer once per three frames,
+all runs every denoising step and averages their flows.
+
 formats: flo (Middlebury), png16 (KITTI, rounds to 1/64 pixel, up to 512), npy and npz (2, H, W), flo5 (HDF5), pfm."""
 EXAMPLE = "daflow infer frame1.png frame2.png --weights raft-small.pth -o out --viz"
 

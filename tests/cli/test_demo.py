@@ -54,6 +54,16 @@ def test_demo_writes_a_page_and_prints_its_path(daflow, tiny_weights, tmp_path, 
         assert word in text
 
 
+def test_demo_of_a_pipeline(daflow, pipeline_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("daflow_ext.cli.demo.Video", lambda path: FirstFrames(path, 3))
+    code, out, err = daflow("demo", "--model", pipeline_folder, "-o", tmp_path, "--iters", "1", "--seed", "7")
+    assert (code, err) == (0, "")
+    assert out.startswith("DA-Flow, 1 iterations on cpu: EPE ")
+    text = (tmp_path / "report.html").read_text()
+    for word in ("DA-Flow", "feature_steps", pipeline_folder.name):
+        assert word in text
+
+
 class FirstFrames(Video):
     """The beginning of a video."""
 
