@@ -11,7 +11,7 @@ from torch import nn
 from ..correlation import CorrBlock
 from ..features import BasicEncoder, SmallEncoder
 from ..flow import pixel_grid
-from ..update import BasicUpdateBlock, SmallUpdateBlock, bilinear_upsample, convex_upsample
+from ..update import BasicUpdateBlock, ContextPass, SmallUpdateBlock, bilinear_upsample, convex_upsample
 from . import weights
 
 STRIDE = 8
@@ -153,10 +153,12 @@ class RAFT(nn.Module):
         coords0 = pixel_grid(*net.shape[-2:], net.device).to(dtype).expand(net.shape[0], -1, -1, -1)
         coords1 = coords0 if flow_init is None else coords0 + _check_flow_init(flow_init, coords0)
 
+        with self.autocast(net.device):
+            context = self.update_block.begin(inp)
         predictions = []
         for step in range(1, iters + 1):
             coords1 = coords1.detach()
-            net, delta_flow = self.update(net, inp, corr_block(coords1), coords1 - coords0)
+            net, delta_flow = self.update(net, context, corr_block(coords1), coords1 - coords0)
             coords1 = coords1 + delta_flow
             if upsample and (not test_mode or step == iters):
                 predictions.append(self.flow(coords1 - coords0, net))
@@ -166,9 +168,16 @@ class RAFT(nn.Module):
             return coords1 - coords0, (predictions[-1] if upsample else None)
         return predictions
 
-    def frames(self, image1: torch.Tensor, image2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Step 1: images in [0, 255] to what the encoders read, [-1, 1] in the dtype of the weights."""
-        check_images(image1, image2)
+    def frames(
+        self, image1: torch.Tensor, image2: torch.Tensor, check_range: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Step 1: images in [0, 255] to what the encoders read, [-1, 1] in the dtype of the weights.
+
+        Args:
+            check_range: refuse values that are not finite or look like [0, 1]; False for parts of images that were
+                checked, which may be dark.
+        """
+        check_images(image1, image2, check_range)
         weight = next(self.parameters())
         if image1.device != weight.device:
             raise ValueError(
@@ -187,11 +196,11 @@ class RAFT(nn.Module):
             [B, hidden_dim, H / 8, W / 8] in (-1, 1), inp [B, context_dim, H / 8, W / 8].
         """
         with self.autocast(image1.device):
+            image1, image2 = (x.contiguous(memory_format=_memory_format(x.device)) for x in (image1, image2))
             if image1.device.type == "cpu":  # frame by frame: smaller buffers, which the allocator reuses
                 fmap1, fmap2 = self.fnet(image1), self.fnet(image2)
             else:
                 fmap1, fmap2 = self.fnet(torch.cat([image1, image2])).chunk(2)
-            image1 = image1.contiguous(memory_format=_memory_format(image1.device))
             net, inp = self.cnet(image1).split([self.hidden_dim, self.context_dim], dim=1)
             net, inp = net.tanh(), inp.relu()
         precise = torch.promote_types(fmap1.dtype, torch.float32)
@@ -211,9 +220,12 @@ class RAFT(nn.Module):
         )
 
     def update(
-        self, net: torch.Tensor, inp: torch.Tensor, corr: torch.Tensor, flow_low: torch.Tensor
+        self, net: torch.Tensor, inp: torch.Tensor | list[ContextPass], corr: torch.Tensor, flow_low: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Step 4: the next hidden state and the change of the flow, in pixels of the 1/8 grid."""
+        """Step 4: the next hidden state and the change of the flow, in pixels of the 1/8 grid.
+
+        ``inp`` is the context, or what ``update_block.begin`` made of it once for all steps.
+        """
         layout = _memory_format(net.device)
         corr, flow = (x.to(net.dtype).contiguous(memory_format=layout) for x in (corr, flow_low))
         with self.autocast(net.device):
@@ -241,12 +253,12 @@ def whole_number(name: str, value: int, least: int) -> int:
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:
-    """The faster one for the context encoder and the update: channels_last on the CPU (measured at 440 x 1024)."""
+    """The faster one for the encoders and the update: channels_last on the CPU (measured at 440 x 1024)."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
-def check_images(image1: torch.Tensor, image2: torch.Tensor) -> None:
-    """Raise one sentence unless both are [B, 3, H, W] images in [0, 255] of one size, sides multiples of 8.
+def check_images(image1: torch.Tensor, image2: torch.Tensor, check_range: bool = True) -> None:
+    """Raise one sentence unless both are [B, 3, H, W] images of one size, sides multiples of 8, and in [0, 255].
 
     Raises:
         ValueError: shape, size, device or range.
@@ -273,7 +285,8 @@ def check_images(image1: torch.Tensor, image2: torch.Tensor) -> None:
             f"RAFT: images are {height} x {width}, but height and width must be multiples of {STRIDE} and at least "
             f"{STRIDE} x {2 * STRIDE}; pad them with daflow_ext.InputPadder"
         )
-    _check_range({"image1": image1, "image2": image2})
+    if check_range:
+        _check_range({"image1": image1, "image2": image2})
 
 
 def _check_range(images: dict[str, torch.Tensor]) -> None:

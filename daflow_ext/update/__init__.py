@@ -2,13 +2,14 @@
 
 from .block import BasicUpdateBlock, SmallUpdateBlock
 from .convex_upsample import bilinear_upsample, convex_upsample
-from .gru import ConvGRU, SepConvGRU
+from .gru import ContextPass, ConvGRU, SepConvGRU
 from .heads import FlowHead, MaskHead
 from .motion_encoder import BasicMotionEncoder, SmallMotionEncoder
 
 __all__ = [
     "BasicMotionEncoder",
     "BasicUpdateBlock",
+    "ContextPass",
     "ConvGRU",
     "FlowHead",
     "MaskHead",

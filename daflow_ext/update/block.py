@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .gru import ConvGRU, SepConvGRU
+from .gru import ContextPass, ConvGRU, SepConvGRU
 from .heads import FlowHead, MaskHead
 from .motion_encoder import BasicMotionEncoder, SmallMotionEncoder
 
@@ -15,19 +15,23 @@ class _UpdateBlock(nn.Module):
     gru: nn.Module
     flow_head: nn.Module
 
+    def begin(self, inp: torch.Tensor) -> list[ContextPass]:
+        """What all steps of a refinement do with the context; give it to :meth:`forward` for ``inp`` in every step."""
+        return self.gru.begin(inp)
+
     def forward(
-        self, net: torch.Tensor, inp: torch.Tensor, corr: torch.Tensor, flow: torch.Tensor
+        self, net: torch.Tensor, inp: torch.Tensor | list[ContextPass], corr: torch.Tensor, flow: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The new hidden state and the change of the flow.
 
         Shapes:
-            net [B, hidden_dim, H, W], inp [B, context_dim, H, W], corr [B, corr_planes, H, W], flow [B, 2, H, W], all
-            of one dtype. Returns net and delta_flow [B, 2, H, W].
+            net [B, hidden_dim, H, W], inp [B, context_dim, H, W] (or what :meth:`begin` made of it), corr
+            [B, corr_planes, H, W], flow [B, 2, H, W], all of one dtype. Returns net and delta_flow [B, 2, H, W].
         Units:
             flow and delta_flow in pixels of the H x W grid.
         """
-        motion = self.encoder(flow, corr)
-        net = self.gru(net, torch.cat([inp, motion], dim=1))
+        context = self.begin(inp) if isinstance(inp, torch.Tensor) else inp
+        net = self.gru.step(net, context, self.encoder(flow, corr))
         return net, self.flow_head(net)
 
 

@@ -1,26 +1,80 @@
 """Convolutional gated recurrent units: the memory of the refinement.
 
-z = sigmoid(Wz [h, x]), r = sigmoid(Wr [h, x]), q = tanh(Wq [r h, x]), h' = (1 - z) h + z q.
+z = sigmoid(Wz [h, x]), r = sigmoid(Wr [h, x]), q = tanh(Wq [r h, x]), h' = (1 - z) h + z q, with x = [context, motion].
 """
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
-def _gru(h: torch.Tensor, x: torch.Tensor, convz: nn.Module, convr: nn.Module, convq: nn.Module) -> torch.Tensor:
-    hx = torch.cat([h, x], dim=1)
-    z = convz(hx).sigmoid_()
-    r = convr(hx).sigmoid_()
-    q = convq(torch.cat([r * h, x], dim=1)).tanh_()
-    return h + z * (q - h)
+class ContextPass(NamedTuple):
+    """A pass of a GRU whose context is known: what it adds to the gates, and the weights of the rest, [h, motion].
+
+    The context is the same in all steps of a refinement, a third of what the convolutions read in RAFT.
+    """
+
+    weight_zr: torch.Tensor  # of both gates, one convolution
+    weight_q: torch.Tensor
+    context_zr: torch.Tensor  # biases included
+    context_q: torch.Tensor
+    padding: tuple[int, int]
+
+    @classmethod
+    def of(cls, context: torch.Tensor, convz: nn.Conv2d, convr: nn.Conv2d, convq: nn.Conv2d) -> "ContextPass":
+        padding, hidden, end = convz.padding, convz.out_channels, convz.out_channels + context.shape[1]
+        zr, q = torch.cat([convz.weight, convr.weight]), convq.weight
+        bias_zr = torch.cat([convz.bias, convr.bias])
+        return cls(
+            torch.cat([zr[:, :hidden], zr[:, end:]], dim=1),
+            torch.cat([q[:, :hidden], q[:, end:]], dim=1),
+            F.conv2d(context, zr[:, hidden:end], bias_zr, padding=padding),
+            F.conv2d(context, q[:, hidden:end], convq.bias, padding=padding),
+            padding,
+        )
+
+    def __call__(self, h: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+        zr = F.conv2d(torch.cat([h, motion], dim=1), self.weight_zr, padding=self.padding)
+        z, r = zr.add_(self.context_zr).sigmoid_().chunk(2, dim=1)
+        q = F.conv2d(torch.cat([r * h, motion], dim=1), self.weight_q, padding=self.padding)
+        return h + z * (q.add_(self.context_q).tanh_() - h)
 
 
-class ConvGRU(nn.Module):
+class _GRU(nn.Module):
+    """One or two passes. ``forward(h, x)`` is a step on its own; of many with one context, ``begin`` does the rest."""
+
+    passes: tuple[str, ...]  # suffixes of convz, convr, convq
+
+    def begin(self, context: torch.Tensor) -> list[ContextPass]:
+        """Everything that depends on the context alone, for any number of :meth:`step`.
+
+        Shapes:
+            context [B, C, H, W], the first C channels of x.
+        """
+        return [
+            ContextPass.of(context, *(getattr(self, f"conv{gate}{suffix}") for gate in "zrq")) for suffix in self.passes
+        ]
+
+    def step(self, h: torch.Tensor, context: list[ContextPass], motion: torch.Tensor) -> torch.Tensor:
+        """The new h; motion [B, input_dim - C, H, W] are the other channels of x."""
+        for context_pass in context:
+            h = context_pass(h, motion)
+        return h
+
+    def forward(self, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self.step(h, self.begin(x), x[:, :0])
+
+
+class ConvGRU(_GRU):
     """GRU with 3x3 convolutions (small model).
 
     Shapes:
         h [B, hidden_dim, H, W], x [B, input_dim, H, W], one dtype. Returns the new h.
     """
+
+    passes = ("",)
 
     def __init__(self, hidden_dim: int = 128, input_dim: int = 192 + 128):
         super().__init__()
@@ -28,12 +82,11 @@ class ConvGRU(nn.Module):
         self.convr = nn.Conv2d(hidden_dim + input_dim, hidden_dim, 3, padding=1)
         self.convq = nn.Conv2d(hidden_dim + input_dim, hidden_dim, 3, padding=1)
 
-    def forward(self, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return _gru(h, x, self.convz, self.convr, self.convq)
 
-
-class SepConvGRU(nn.Module):
+class SepConvGRU(_GRU):
     """A GRU with 1x5 convolutions, then one with 5x1 (large model). Shapes as :class:`ConvGRU`."""
+
+    passes = ("1", "2")
 
     def __init__(self, hidden_dim: int = 128, input_dim: int = 192 + 128):
         super().__init__()
@@ -44,7 +97,3 @@ class SepConvGRU(nn.Module):
         self.convz2 = nn.Conv2d(planes, hidden_dim, (5, 1), padding=(2, 0))
         self.convr2 = nn.Conv2d(planes, hidden_dim, (5, 1), padding=(2, 0))
         self.convq2 = nn.Conv2d(planes, hidden_dim, (5, 1), padding=(2, 0))
-
-    def forward(self, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        h = _gru(h, x, self.convz1, self.convr1, self.convq1)
-        return _gru(h, x, self.convz2, self.convr2, self.convq2)

@@ -30,13 +30,36 @@ def test_instance_norm_makes_features_blind_to_contrast(encoder):
     assert (model(image + torch.rand_like(image)) - expected).abs().max() > 0.1 * expected.abs().max()
 
 
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_instance_norm_is_torchs(dtype, memory_format):
-    x = (torch.randn(2, 5, 9, 7, dtype=dtype) * 3 + 2).contiguous(memory_format=memory_format)
-    torch.testing.assert_close(
-        InstanceNorm()(x), F.instance_norm(x), rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-13
-    )
+def test_instance_norm_is_torchs(dtype, memory_format, grad):
+    offsets = torch.tensor([0.0, 2.0, -30.0, 0.5, 100.0], dtype=dtype).view(1, 5, 1, 1)  # far from 0: squares cancel
+    x = (torch.randn(2, 5, 9, 7, dtype=dtype) * 3 + offsets).contiguous(memory_format=memory_format)
+    before = x.clone()
+    with torch.set_grad_enabled(grad):
+        out = InstanceNorm()(x)
+    expected = F.instance_norm(x.double()).to(dtype)
+    torch.testing.assert_close(out, expected, rtol=0, atol=2e-5 if dtype == torch.float32 else 1e-13)
+    assert torch.equal(x, before)
+
+
+def test_instance_norm_in_bands(monkeypatch):
+    monkeypatch.setattr("daflow_ext.features.encoder._BAND", 100)  # two rows each, and one
+    x = torch.randn(2, 5, 9, 7, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(InstanceNorm()(x), F.instance_norm(x), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_inference_in_either_layout_is_training_s_forward(encoder):
+    model = encoder(16, "instance").double().eval()
+    image = torch.rand(1, 3, 32, 40, dtype=torch.float64)
+    expected = model(image).detach()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with torch.inference_mode():
+            out = model(image.contiguous(memory_format=layout))
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-11)
 
 
 def test_residual_block_is_its_equation():
@@ -44,11 +67,14 @@ def test_residual_block_is_its_equation():
     for norm in (block.norm1, block.norm2, block.norm3):
         norm.running_mean.uniform_(-1, 1)
         norm.running_var.uniform_(0.5, 2)
+        torch.nn.init.uniform_(norm.weight, -1, 1)
+        torch.nn.init.uniform_(norm.bias, -1, 1)
     x = torch.randn(2, 4, 10, 12, dtype=torch.float64)
 
     def norm(values, module):
         mean, scale = module.running_mean, (module.running_var + 1e-5).rsqrt()
-        return (values - mean[:, None, None]) * scale[:, None, None]
+        normal = (values - mean[:, None, None]) * scale[:, None, None]
+        return normal * module.weight[:, None, None] + module.bias[:, None, None]
 
     y = norm(F.conv2d(x, block.conv1.weight, block.conv1.bias, stride=2, padding=1), block.norm1).relu()
     y = norm(F.conv2d(y, block.conv2.weight, block.conv2.bias, padding=1), block.norm2).relu()

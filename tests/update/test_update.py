@@ -67,6 +67,32 @@ def test_update_block_is_its_equations(block, expected, dims):
     assert all(torch.equal(x, copy) for x, copy in zip(inputs, copies, strict=True)), "an input was overwritten"
 
 
+@pytest.mark.parametrize(("block", "dims"), [(BasicUpdateBlock, (16, 40)), (SmallUpdateBlock, (96, 64))])
+def test_steps_that_share_their_context_are_steps_on_their_own(block, dims):
+    block = block(18, *dims).double()
+    net, inp, corr, flow = _inputs(*dims, 18)
+    begun = block.begin(inp)
+    shared, alone = net, net
+    for _ in range(2):
+        shared, alone = block(shared, begun, corr, flow)[0], block(alone, inp, corr, flow)[0]
+        torch.testing.assert_close(shared, alone, rtol=0, atol=0)
+    x = torch.cat([inp, block.encoder(flow, corr)], dim=1)
+    torch.testing.assert_close(block.gru(net, x), block(net, inp, corr, flow)[0], rtol=0, atol=1e-12)
+
+
+def test_gradients_reach_everything_through_a_shared_context():
+    block = BasicUpdateBlock(18, 4, 4).double()
+    net, inp, corr, flow = (x[:1, :, :2, :3] for x in _inputs(4, 4, 18))
+
+    def two_steps(net, inp):
+        begun = block.begin(inp)
+        return block(block(net, begun, corr, flow)[0], begun, corr, flow)
+
+    assert torch.autograd.gradcheck(two_steps, [x.clone().requires_grad_() for x in (net, inp)])
+    (two_steps(net, inp)[1]).sum().backward()
+    assert all(parameter.grad is not None for name, parameter in block.named_parameters() if "mask" not in name)
+
+
 def test_mask_head_is_its_equation():
     mask = BasicUpdateBlock(18).double().mask
     net = torch.randn(1, 128, HEIGHT, WIDTH, **DOUBLE)
