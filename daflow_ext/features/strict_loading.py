@@ -1,14 +1,22 @@
 """``from_pretrained`` that raises where diffusers only warns."""
 
+import contextlib
+from collections.abc import Iterator
+
+from diffusers.utils import logging
+
 
 def strictly(load, name, **kwargs):
     """What ``load``, a ``from_pretrained`` of diffusers, makes of the folder (or hub id) ``name``.
+
+    Reads safetensors; ``use_safetensors=False`` reads pickles, restricted to tensors.
 
     Raises:
         ValueError: tensors are missing, unexpected or of another shape; names the folder and the first of them.
     """
     wants_info = kwargs.pop("output_loading_info", False)
-    model, info = load(name, output_loading_info=True, **kwargs)
+    with _without_log():  # it lists every name; the error says what is wrong
+        model, info = load(name, output_loading_info=True, **{"use_safetensors": True, **kwargs})
     problems = {kind: list(keys) for kind, keys in info.items() if keys}
     if problems:
         text = "; ".join(f"{kind.replace('_', ' ')} ({len(keys)}): {keys[:3]}" for kind, keys in problems.items())
@@ -27,3 +35,14 @@ class StrictLoadingMixin:
             ValueError: tensors are missing, unexpected or of another shape; names the folder and the first of them.
         """
         return strictly(super().from_pretrained, pretrained_model_name_or_path, **kwargs)
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Diffusers logs nothing, not even the errors that it raises."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

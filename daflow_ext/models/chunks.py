@@ -234,4 +234,6 @@ class ChunkEstimator:
         return self.flow_tiles.blend(run)[0]
 
     def _network(self, image1, image2, queries, keys, start) -> torch.Tensor:
-        return self.flow(image1, image2, queries, keys, iters=self.iters, flow_init=start, test_mode=True)[1].float()
+        # the frames were checked as wholes; a tile of one may be dark
+        options = {"iters": self.iters, "flow_init": start, "test_mode": True, "check_range": False}
+        return self.flow(image1, image2, queries, keys, **options)[1].float()

@@ -153,9 +153,13 @@ class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
         flow_init: torch.Tensor | None = None,
         upsample: bool = True,
         test_mode: bool = False,
+        *,
+        check_range: bool = True,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, torch.Tensor | None]:
         """Flow from image1 to image2; images, options, result and units are those of :meth:`daflow_ext.RAFT.forward`.
 
+        Args:
+            check_range: see :meth:`daflow_ext.RAFT.frames`.
         Shapes:
             image1, image2: [B, 3, H, W], H and W multiples of 16.
             queries, keys: of image1 and of image2, {layer: [B, T, token_channels]} (further layers are ignored) or a
@@ -164,7 +168,7 @@ class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
             ValueError, TypeError: what RAFT raises; a missing layer, features that do not fit the images.
         """
         whole_number("iters", iters, 1)
-        image1, image2 = self.raft.frames(image1, image2)
+        image1, image2 = self.raft.frames(image1, image2, check_range)
         fmaps1, fmaps2, net, inp = self.features(image1, image2, queries, keys)
         corr_block = self.correlation(fmaps1, fmaps2, lookups=iters)
         return self.raft.refine(corr_block, net, inp, iters, flow_init, upsample, test_mode)

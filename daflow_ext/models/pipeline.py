@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from huggingface_hub import snapshot_download
 
 from ..features.color_fix import COLOR_FIXES, fix_colors
 from ..features.prompt import Prompt
@@ -59,6 +60,14 @@ class DAFlowPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler, prompt=prompt, flow=flow)
         self.backend = "auto"
+        LiftedRestoration(vae, transformer, scheduler, prompt)  # refuses a VAE of other channels
+        widths = (prompt.config.embed_dim, prompt.config.pooled_dim)
+        expected = (transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim)
+        if widths != expected:
+            raise ValueError(
+                f"the prompt's encodings are {widths[0]} and {widths[1]} wide but the transformer takes {expected[0]} "
+                f"and {expected[1]}"
+            )
         layers = transformer.config.num_layers
         outside = [layer for layer in flow.config.tap_layers if not 0 <= layer < layers]
         if outside:
@@ -87,7 +96,7 @@ class DAFlowPipeline(DiffusionPipeline):
             torch_dtype: of VAE, transformer and prompt. The flow network stays in float32: it is small, and pixel
                 coordinates need it.
             backend: see :meth:`set_backend`.
-            download_options: of ``DiffusionPipeline.download`` (``revision``, ``cache_dir``, ``token``, ...).
+            download_options: of ``huggingface_hub.snapshot_download`` (``revision``, ``cache_dir``, ``token``, ...).
         Raises:
             FileNotFoundError: no such folder, or a part of it is missing; names it.
             ValueError: a part that does not fit: tensors missing, unexpected or of another shape.
@@ -107,12 +116,14 @@ class DAFlowPipeline(DiffusionPipeline):
         pipe.set_backend(backend)
         return pipe
 
-    @classmethod
-    def _downloaded(cls, name: str, options: dict) -> pathlib.Path:
+    @staticmethod
+    def _downloaded(name: str, options: dict) -> pathlib.Path:
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise FileNotFoundError(f"the pipeline folder {name} does not exist (a hub id has the form owner/name)")
         try:
-            return pathlib.Path(cls.download(name, **options))
+            # diffusers' own download refuses parts whose classes live outside diffusers
+            patterns = ["model_index.json", *(f"{part}/*" for part in PARTS)]
+            return pathlib.Path(snapshot_download(name, allow_patterns=patterns, **options))
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise FileNotFoundError(f"{name} is neither a folder nor a pipeline on the hub: {reason}") from error

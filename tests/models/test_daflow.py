@@ -1,5 +1,7 @@
 """DA-Flow's flow network: the paper's equations (4.4), the start from RAFT, ablations, files, errors."""
 
+import logging
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -393,7 +395,12 @@ def test_round_trip(correlation, tmp_path):
     assert not again.training
 
 
-def test_loading_is_strict(tmp_path):
+def test_loading_is_strict(tmp_path, monkeypatch):
+    """And what is wrong is said once, by the error: diffusers would log the name of every tensor beside it."""
+    logged, handler = [], logging.Handler()
+    handler.emit = logged.append
+    monkeypatch.setattr(logging.getLogger("diffusers"), "handlers", [handler])
+    level = logging.getLogger("diffusers").level
     network().save_pretrained(tmp_path)
     (path,) = tmp_path.glob("*.safetensors")
     state = load_file(path)
@@ -405,6 +412,11 @@ def test_loading_is_strict(tmp_path):
     save_file({**state, name: tensor, "extra": tensor.clone()}, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"unexpected keys \(1\): \['extra'\]"):
         DAFlow.from_pretrained(tmp_path)
+    path.unlink()
+    with pytest.raises(OSError, match=r"no file named diffusion_pytorch_model\.safetensors"):
+        DAFlow.from_pretrained(tmp_path)
+    assert not logged
+    assert logging.getLogger("diffusers").level == level
 
 
 @pytest.mark.parametrize(
@@ -422,6 +434,16 @@ def test_loading_is_strict(tmp_path):
 def test_bad_configurations(config, message):
     with pytest.raises(ValueError, match=message):
         network(**config)
+
+
+@torch.no_grad()
+def test_a_part_of_a_checked_image_may_be_dark():
+    model, queries, keys = network(), taps(), taps()
+    dark = [torch.zeros(1, 3, HEIGHT, WIDTH) for _ in range(2)]
+    with pytest.raises(ValueError, match="a float image whose maximum is 0"):
+        model(*dark, queries, keys, iters=1)
+    flow = model(*dark, queries, keys, iters=1, check_range=False)[-1]
+    assert torch.equal(flow, model(*(image.byte() for image in dark), queries, keys, iters=1)[-1])
 
 
 def test_bad_inputs():

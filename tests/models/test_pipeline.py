@@ -10,9 +10,18 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers", reason="DA-Flow is built on diffusers; pip install diffusers")
 
-from daflow_ext import DAFlowPipeline, InputPadder, forward_backward_consistency, read_image
+from daflow_ext import (
+    DAFlowPipeline,
+    InputPadder,
+    PixelUnshuffleVAE,
+    Prompt,
+    backends,
+    forward_backward_consistency,
+    read_image,
+)
 from daflow_ext.models import RAFT
 from daflow_ext.models.chunks import carried, chosen_steps, on_grid
+from daflow_ext.models.tile_memory import choose_tiles
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +128,21 @@ def test_forms_of_frames_agree(pipe, frames):
     for form in (frames[None, :3], frames[:3].float(), list(frames[:3])):
         assert torch.equal(flow_of(pipe, form).flows, flows)
     assert torch.equal(flow_of(pipe, frames[:3], return_dict=False)[0], flows)
+
+
+def test_the_frame_that_chunks_share_is_encoded_once(pipe, frames, monkeypatch):
+    encoded, encode = [], pipe.vae.encode
+    monkeypatch.setattr(pipe.vae, "encode", lambda x: (encoded.append(len(x)), encode(x))[1])
+    flow_of(pipe, frames)
+    assert encoded == [1] * 5
+
+
+def test_tiles_may_be_dark(pipe):
+    """Float frames are checked as wholes; the left two thirds of these are black."""
+    frames = torch.zeros(2, 3, 128, 384)
+    frames[..., 256:] = torch.rand(2, 3, 128, 128) * 255
+    assert choose_tiles(pipe, (128, 384), 24_000_000, iters=2).flow <= 256
+    assert flow_of(pipe, frames, memory_budget=24_000_000).flows.isfinite().all()
 
 
 # ---- steps, directions, starts --------------------------------------------------------------------------------------
@@ -248,6 +272,21 @@ def test_backends_agree(make_pipeline, frames):
         make_pipeline().set_backend("fast")
 
 
+def test_the_reference_backend_is_that_of_every_op(make_pipeline, frames, monkeypatch):
+    """Nothing asks for kernels: not the transformer's attention, the correlation, nor what compares the directions."""
+    pipe, asked, resolve = make_pipeline(), set(), backends.resolve
+
+    def watched(op, backend, device):
+        asked.add((op, backend))
+        return resolve(op, backend, device)
+
+    monkeypatch.setattr(backends, "resolve", watched)
+    pipe.set_backend("reference")
+    flow_of(pipe, frames[:3], bidirectional=True)
+    assert {"st_attention", "corr_lookup", "bilinear_sample"} <= {op for op, _ in asked}
+    assert {backend for _, backend in asked} == {"reference"}
+
+
 def test_backends_agree_on_real_frames(make_pipeline, shared):
     raft = RAFT.from_pretrained(shared / "weights/raft-small.pth")
     folder = shared / "data/middlebury/RubberWhale"
@@ -329,6 +368,10 @@ def test_parts_that_do_not_fit(pipe, make_pipeline):
         DAFlowPipeline(**parts, flow=make_pipeline_flow(pipe, tap_layers=(0, 5)))
     with pytest.raises(ValueError, match="reads tokens of 40 channels, but the transformer is 32 wide"):
         DAFlowPipeline(**parts, flow=make_pipeline_flow(pipe, token_channels=40))
+    with pytest.raises(ValueError, match="the VAE has 48 latent channels but the transformer takes 192"):
+        DAFlowPipeline(**{**pipe.components, "vae": PixelUnshuffleVAE(4, 48)})
+    with pytest.raises(ValueError, match="the prompt's encodings are 12 and 7 wide but the transformer takes 12 and 6"):
+        DAFlowPipeline(**{**pipe.components, "prompt": Prompt(2, 12, 7)})
 
 
 def make_pipeline_flow(pipe, **changes):
