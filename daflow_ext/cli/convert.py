@@ -13,6 +13,8 @@ With --raft and --dit4sr: a DA-Flow pipeline folder for training. Its transforme
 given; its flow network starts with RAFT's flow, whatever the heads say, see docs/daflow.md."""
 EXAMPLE = "daflow convert raft-sintel.pth -o raft-sintel.safetensors"
 
+_FOLDER_OPTIONS = ("vae", "prompt", "flow", "tap_layers", "correlation", "lq_key_mode", "dtype")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -29,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         choices=weights.NAMINGS,
-        default="daflow",
-        help="names inside OUT: daflow (bare official names), official (with 'module.', as the RAFT scripts expect) or "
-        "torchvision (raft_large / raft_small); default %(default)s",
+        help="names inside OUT: daflow (bare official names; default), official (with 'module.', as the RAFT scripts "
+        "expect) or torchvision (raft_large / raft_small)",
     )
     pipeline = parser.add_argument_group("a DA-Flow folder")
     pipeline.add_argument("--raft", metavar="W", type=pathlib.Path, help="RAFT weights, such as raft-things.pth")
@@ -52,32 +53,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pipeline.add_argument(
         "--flow",
         choices=["daflow", "daflow-tiny"],
-        default="daflow",
-        help="size of the heads, as in the named model; default %(default)s",
+        help="size of the heads, as in the named model; default daflow",
     )
     pipeline.add_argument(
         "--tap-layers", metavar="I", type=int, nargs="+", help="layers to read, from 0 (default: those of --flow)"
     )
-    pipeline.add_argument("--correlation", choices=["concat", "sum"], default="concat", help="see docs/daflow.md")
+    pipeline.add_argument("--correlation", choices=["concat", "sum"], help="see docs/daflow.md; default concat")
     pipeline.add_argument("--lq-key-mode", choices=["hq_renorm", "own"], help="'own' for dit4sr_r1")
     pipeline.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        default="float32",
-        help="of the transformer and VAE in OUT; the flow network is kept in float32; default %(default)s",
+        help="of the transformer and VAE in OUT; the flow network is kept in float32; default float32",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     if (args.input is None) == (args.dit4sr is None) or (args.raft is None) != (args.dit4sr is None):
         raise ValueError("give one RAFT weights file to convert, or both --raft and --dit4sr for a DA-Flow folder")
+    ignored = ("to",) if args.dit4sr is not None else _FOLDER_OPTIONS
+    given = [f"--{name.replace('_', '-')}" for name in ignored if getattr(args, name) is not None]
+    if given:
+        what = "RAFT weights alone" if args.dit4sr is not None else "a DA-Flow folder, which needs --raft and --dit4sr"
+        raise ValueError(f"{given[0]} is for {what}")
     if args.dit4sr is not None:
         return _start_pipeline(args)
     if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         raise ValueError(f"{args.output} is the input itself; give another output")
     model = RAFT.from_pretrained(args.input)
-    weights.write(model.state_dict(), model.config, args.output, args.to)
-    print(f"{args.output}: RAFT-{'small' if model.small else 'large'}, {args.to} names")
+    naming = args.to or "daflow"
+    weights.write(model.state_dict(), model.config, args.output, naming)
+    print(f"{args.output}: RAFT-{'small' if model.small else 'large'}, {naming} names")
     return 0
 
 
@@ -97,11 +102,11 @@ def _start_pipeline(args: argparse.Namespace) -> int:
             args.dit4sr,
             vae=args.vae,
             prompt=args.prompt,
-            configuration=args.flow,
+            configuration=args.flow or "daflow",
             tap_layers=args.tap_layers,
-            correlation=args.correlation,
+            correlation=args.correlation or "concat",
             lq_key_mode=args.lq_key_mode,
-            torch_dtype=getattr(torch, args.dtype),
+            torch_dtype=getattr(torch, args.dtype or "float32"),
         )
         DAFlowPipeline(**parts).save_pretrained(folder)
     flow = parts["flow"]

@@ -5,8 +5,9 @@ import os
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from ..frames._files import existing_file
 from .strict_loading import StrictLoadingMixin
 
 _NAMES = ("prompt_embeds", "pooled_prompt_embeds")
@@ -49,12 +50,16 @@ class Prompt(StrictLoadingMixin, ModelMixin, ConfigMixin):
         """From a safetensors file with ``prompt_embeds`` and ``pooled_prompt_embeds``.
 
         Raises:
-            ValueError: other tensors or shapes; names the file.
+            FileNotFoundError: no such file.
+            ValueError: no safetensors file, other tensors or shapes; names the file.
         """
-        with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != set(_NAMES):
-                raise ValueError(f"{path}: expected {' and '.join(_NAMES)}, got {sorted(file.keys())}")
-            tensors = [file.get_tensor(name) for name in _NAMES]
+        try:
+            with safe_open(existing_file(path), framework="pt") as file:
+                if set(file.keys()) != set(_NAMES):
+                    raise ValueError(f"{path}: expected {' and '.join(_NAMES)}, got {sorted(file.keys())[:6]}")
+                tensors = [file.get_tensor(name) for name in _NAMES]
+        except SafetensorError as error:
+            raise ValueError(f"{path}: no readable safetensors file ({error})") from error
         try:
             return cls.of(*tensors)
         except ValueError as error:

@@ -48,6 +48,8 @@ def start_parts(
     if not (weights / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no transformer: neither config.json nor transformer/config.json is there")
     vae_folder = _part(vae, folder / "vae", "--vae")
+    if not (vae_folder / "config.json").is_file():
+        raise FileNotFoundError(f"{vae_folder} is no VAE: config.json is missing")
     prompt_path = _part(prompt, folder / "prompt", "--prompt")
     options = {} if lq_key_mode is None else {"lq_key_mode": lq_key_mode}
     transformer = DiT4SRTransformer2DModel.from_pretrained(weights, torch_dtype=torch_dtype, **options)

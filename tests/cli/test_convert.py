@@ -10,7 +10,7 @@ from daflow_ext import RAFT, list_models
 
 pytest.importorskip("diffusers", reason="DA-Flow is built on diffusers; pip install diffusers")
 
-from daflow_ext import DAFlowPipeline
+from daflow_ext import DAFlowPipeline, PixelUnshuffleVAE
 from daflow_ext.models.config import build_parts
 
 
@@ -70,6 +70,8 @@ def test_refusals(refused, restoration, tiny_weights, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("no tensors")
+    PixelUnshuffleVAE(4, 48).save_pretrained(tmp_path / "vae48")
     given = ("convert", "--raft", tiny_weights, "--dit4sr", restoration, "--flow", "daflow-tiny")
     bare = (*given[:3], "--dit4sr", restoration / "transformer", "-o", tmp_path / "out")
     for arguments, message in (
@@ -83,6 +85,18 @@ def test_refusals(refused, restoration, tiny_weights, tmp_path):
         ((*given, "-o", tmp_path / "out", "--tap-layers", "1", "2", "3", "8"), "the transformer has layers 0..7"),
         ((*given, "-o", tmp_path / "out", "--tap-layers", "1"), "as many as scales"),
         ((*given[:2], tmp_path / "none.pth", *given[3:], "-o", tmp_path / "out"), "none.pth does not exist"),
+        ((*given, "-o", tmp_path / "out", "--vae", tmp_path / "vae48"), "48 latent channels but the transformer takes"),
+        ((*given, "-o", tmp_path / "out", "--vae", tmp_path / "empty"), "empty is no VAE: config.json is missing"),
+        ((*given, "-o", tmp_path / "out", "--prompt", tmp_path / "text"), "text: no readable safetensors file ("),
+        (
+            (*given, "-o", tmp_path / "out", "--prompt", restoration / "vae"),
+            "vae does not fit Prompt: missing keys (2)",
+        ),
+        ((*given, "-o", tmp_path / "out", "--to", "official"), "--to is for RAFT weights alone"),
+        (
+            ("convert", tiny_weights, "-o", tmp_path / "out", "--vae", restoration / "vae"),
+            "--vae is for a DA-Flow folder",
+        ),
     ):
         assert message in refused(*arguments)
         assert not (tmp_path / "out").exists()
