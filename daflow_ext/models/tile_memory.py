@@ -6,8 +6,8 @@ factors are measured: growth of the resident memory over one call, on tiles of 2
 
     stage        daflow-tiny, float32          daflow, bfloat16 (flow network: float32)
     VAE          12 B/px per frame             1742 B/px per frame
-    transformer  373 B/px for three frames     2031 B/px for three frames
-    flow         396 B/px per pair             822 B/px per pair
+    transformer  373 B/px for three frames     2102 B/px for three frames
+    flow         396 B/px per pair             742 B/px per pair
 
 What no tile saves is kept for the whole frame: frames, latents, tapped features and flows.
 """
