@@ -194,8 +194,22 @@ class DAFlowPipeline(DiffusionPipeline):
             keep_steps=output_steps,
             denoise=output_restored,
         )
+        found = self._chunks(estimator, clip, starts, padder, color_fix)
+        output = self._output(found)
+        return output if return_dict else output.to_tuple()
+
+    def _chunks(
+        self,
+        estimator: ChunkEstimator,
+        clip: torch.Tensor,
+        starts: torch.Tensor | None,
+        padder: InputPadder,
+        color_fix: str,
+    ) -> dict[str, list[torch.Tensor]]:
+        """Each chunk's part of every output."""
         found = {"flows": [], "backward_flows": [], "step_flows": [], "restored": []}
         latents: list[torch.Tensor] = []
+        count = clip.shape[1]
         for first in range(0, count - 1, CHUNK - 1):
             indices = [min(index, count - 1) for index in range(first, first + CHUNK)]
             padded = padder.pad(clip[:, indices].to(self.device))[0]
@@ -208,18 +222,17 @@ class DAFlowPipeline(DiffusionPipeline):
                 init = [on_grid(padder.pad(starts[:, first + k].to(self.device))[0]) for k in range(pairs)]
             chunk = estimator(padded, torch.cat(latents, 1), pairs, flow_init=init)
             found["flows"].append(padder.unpad(chunk.forward))
-            if bidirectional:
+            if estimator.bidirectional:
                 found["backward_flows"].append(padder.unpad(chunk.backward))
-            if output_steps:
+            if estimator.keep_steps:
                 found["step_flows"].append(padder.unpad(chunk.steps))
-            if output_restored:
+            if estimator.denoise:
                 shown = slice(0 if first == 0 else 1, pairs + 1)  # the shared frame belongs to the chunk before
                 restored = padder.unpad(estimator.restoration.decode(chunk.latents[:, shown]))
                 original = clip[:, first : first + pairs + 1][:, shown].to(restored)
                 found["restored"].append(fix_colors(restored, original, color_fix))
             del latents[:-1]
-        output = self._output(found)
-        return output if return_dict else output.to_tuple()
+        return found
 
     def _output(self, found: dict[str, list[torch.Tensor]]) -> DAFlowOutput:
         axis = {"step_flows": 2}
