@@ -1,8 +1,10 @@
-"""``from_pretrained`` that raises where diffusers only warns."""
+"""``from_pretrained`` that raises where diffusers only warns, or says nothing."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
+import torch
 from diffusers.utils import logging
 
 
@@ -12,7 +14,8 @@ def strictly(load, name, **kwargs):
     Reads safetensors; ``use_safetensors=False`` reads pickles, restricted to tensors.
 
     Raises:
-        ValueError: tensors are missing, unexpected or of another shape; names the folder and the first of them.
+        ValueError: tensors are missing, unexpected, of another shape or not finite; names the folder and the first of
+            them.
     """
     wants_info = kwargs.pop("output_loading_info", False)
     with _without_log():  # it lists every name; the error says what is wrong
@@ -21,6 +24,9 @@ def strictly(load, name, **kwargs):
     if problems:
         text = "; ".join(f"{kind.replace('_', ' ')} ({len(keys)}): {keys[:3]}" for kind, keys in problems.items())
         raise ValueError(f"{name} does not fit {type(model).__name__}: {text}")
+    broken = [key for key, tensor in model.state_dict().items() if not _finite(tensor)]
+    if broken:
+        raise ValueError(f"{name}: damaged or diverged weights, not finite ({len(broken)}): {broken[:3]}")
     return (model, info) if wants_info else model
 
 
@@ -32,9 +38,15 @@ class StrictLoadingMixin:
         """Load a folder (or hub id) in diffusers layout; options as in ``ModelMixin.from_pretrained``.
 
         Raises:
-            ValueError: tensors are missing, unexpected or of another shape; names the folder and the first of them.
+            ValueError: tensors are missing, unexpected, of another shape or not finite; names the folder and the first
+                of them.
         """
         return strictly(super().from_pretrained, pretrained_model_name_or_path, **kwargs)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """By least and largest value, which reads billions of weights in a second; NaN is both."""
+    return tensor.numel() == 0 or all(math.isfinite(float(value)) for value in torch.aminmax(tensor))
 
 
 @contextlib.contextmanager

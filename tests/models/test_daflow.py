@@ -412,6 +412,9 @@ def test_loading_is_strict(tmp_path, monkeypatch):
     save_file({**state, name: tensor, "extra": tensor.clone()}, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"unexpected keys \(1\): \['extra'\]"):
         DAFlow.from_pretrained(tmp_path)
+    save_file({**state, name: tensor * torch.nan}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"damaged or diverged weights, not finite \(1\): \['{name}'\]"):
+        DAFlow.from_pretrained(tmp_path)
     path.unlink()
     with pytest.raises(OSError, match=r"no file named diffusion_pytorch_model\.safetensors"):
         DAFlow.from_pretrained(tmp_path)
