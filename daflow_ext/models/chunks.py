@@ -1,6 +1,6 @@
 """One chunk of three frames: transformer features once, then the flow of each of its pairs in the wanted directions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,10 +58,11 @@ def chosen_steps(feature_steps: str | Sequence[int], num_inference_steps: int) -
     """
     if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
         raise ValueError(f"num_inference_steps must be an integer >= 1, got {num_inference_steps!r}")
-    if isinstance(feature_steps, str):
-        if feature_steps not in ("first", "all"):
-            raise ValueError(f"feature_steps must be 'first', 'all' or a list of step indices, got {feature_steps!r}")
-        return (0,) if feature_steps == "first" else tuple(range(num_inference_steps))
+    named = {"first": (0,), "all": tuple(range(num_inference_steps))}
+    if isinstance(feature_steps, str) and feature_steps in named:
+        return named[feature_steps]
+    if isinstance(feature_steps, str) or not isinstance(feature_steps, Iterable):
+        raise ValueError(f"feature_steps must be 'first', 'all' or a list of step indices, got {feature_steps!r}")
     steps = tuple(sorted(set(feature_steps)))
     if not steps or not all(isinstance(step, int) and 0 <= step < num_inference_steps for step in steps):
         raise ValueError(

@@ -22,9 +22,8 @@ def check_frame(frame: torch.Tensor, index: int, like: torch.Tensor | None = Non
         TypeError, ValueError: names the frame, what came and what was expected.
     """
     if not isinstance(frame, torch.Tensor) or (frame.dtype != torch.uint8 and not frame.is_floating_point()):
-        raise TypeError(
-            f"frame {index} must be a tensor, uint8 or floating in [0, 255], got {getattr(frame, 'dtype', type(frame))}"
-        )
+        came = frame.dtype if isinstance(frame, torch.Tensor) else type(frame).__name__
+        raise TypeError(f"frame {index} must be a tensor, uint8 or floating in [0, 255], got {came}")
     if frame.dim() != 3 or frame.shape[0] != 3:
         raise ValueError(f"frame {index} must be RGB [3, H, W], got {list(frame.shape)}")
     if like is not None and frame.shape != like.shape:
@@ -65,7 +64,7 @@ def estimate_video(
     Raises:
         ValueError, TypeError: fewer than two frames, frames that do not fit, and what reading them raises.
     """
-    if start % (CHUNK - 1):
+    if start < 0 or start % (CHUNK - 1):
         raise ValueError(f"start must be a multiple of {CHUNK - 1}, where a chunk begins, got {start}")
     first, window, latents, index = None, [], [], start
     walk = _Walk(open_estimator, warm_start, backend, warm or {})

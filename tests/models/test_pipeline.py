@@ -397,6 +397,7 @@ def bad_frames():
         (good[:, :1], r"frame 0 must be RGB \[3, H, W\], got \[1, 40, 48\]"),
         (good[0], r"frames must be \[B, F, 3, H, W\] or \[F, 3, H, W\], got \[3, 40, 48\]"),
         (good[:0], "frames are empty"),
+        (list(good.numpy()), "frame 0 must be a tensor, uint8 or floating in .0, 255., got ndarray"),
         (good.int(), "frame 0 must be a tensor, uint8 or floating in .0, 255., got torch.int32"),
     ]
 
@@ -416,6 +417,7 @@ def test_bad_frames_are_one_sentence(pipe, frames, message):
         ({"feature_steps": "last"}, "feature_steps must be 'first', 'all' or a list of step indices, got 'last'"),
         ({"feature_steps": [10]}, r"feature_steps must be indices in 0..9 .*, got \[10\]"),
         ({"feature_steps": []}, "feature_steps must be indices"),
+        ({"feature_steps": 3}, "feature_steps must be 'first', 'all' or a list of step indices, got 3"),
         ({"flow_init": torch.zeros(1, 1, 2, 40, 48)}, r"flow_init must be floating \[1, 2, 2, 40, 48\]"),
         ({"color_fix": "sepia"}, "color_fix must be one of"),
         ({"memory_budget": 1000}, "memory_budget=1000 is too small for frames of 48x48: [0-9]+ bytes is the least"),

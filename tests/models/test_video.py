@@ -68,6 +68,8 @@ def test_entering_in_the_middle_goes_on_as_if_never_left(pipe, frames, warm_star
         assert torch.equal(pair.backward, expected.backward)
     with pytest.raises(ValueError, match="start must be a multiple of 2, where a chunk begins, got 3"):
         walk(pipe, frames, start=3)
+    with pytest.raises(ValueError, match="start must be a multiple of 2, where a chunk begins, got -2"):
+        walk(pipe, frames, start=-2)
 
 
 def test_warm_start_begins_at_the_carried_flow(pipe, frames, monkeypatch):
