@@ -6,6 +6,7 @@ A verb is a module ``cli/<verb>.py`` with ``HELP`` (one line), ``EXAMPLE`` (one 
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``daflow``; a failure is one sentence on stderr and an exit code other than 0."""
     args = build_parser().parse_args(argv)
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read our output has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"daflow {args.verb}: interrupted", file=sys.stderr)
         return 130

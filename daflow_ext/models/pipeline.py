@@ -54,8 +54,6 @@ class DAFlowPipeline(DiffusionPipeline):
     Source: DA-Flow (arXiv 2603.23499).
     """
 
-    model_cpu_offload_seq = "vae->transformer->flow"
-
     def __init__(self, vae, transformer, scheduler, prompt: Prompt, flow: DAFlow):
         super().__init__()
         self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler, prompt=prompt, flow=flow)

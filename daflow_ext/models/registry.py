@@ -97,8 +97,8 @@ def get_model(name_or_path: str | os.PathLike, *, pretrained: bool = True, **opt
         if not (_SHIPPED / name).is_dir():
             origin = next(model.weights for model in _MODELS if model.name == name)
             raise FileNotFoundError(
-                f"no weights of {name} come with the package ({origin}); give their path instead of the name, or "
-                "pretrained=False for random ones"
+                f"no weights of {name} come with the package ({origin}); give their path instead of the name "
+                "(in Python, pretrained=False gives random ones)"
             )
         return _from_files(_SHIPPED / name, options)
     if name.startswith("raft-"):

@@ -71,8 +71,10 @@ def choose_tiles(pipe, size: tuple[int, int], budget: int | None, *, iters: int,
     Without a budget the frame stays whole, unless it has more tokens a side than the transformer has positions for.
 
     Raises:
-        ValueError: a budget under which not even the smallest tiles fit; says how much is needed.
+        ValueError: no number of bytes; a budget under which not even the smallest tiles fit; says how much is needed.
     """
+    if budget is not None and (not isinstance(budget, int) or budget < 1):
+        raise ValueError(f"memory_budget must be a positive whole number of bytes, got {budget!r}")
     positions = pipe.transformer.config.pos_embed_max_size * MULTIPLE
     if budget is None:
         return TileSizes(transformer=positions if max(size) > positions else None)

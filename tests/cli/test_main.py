@@ -77,6 +77,14 @@ def test_a_process_ends_with_its_code(tmp_path):
     )
 
 
+def test_a_reader_that_stops_reading_is_no_error():
+    program = "import sys; from daflow_ext.cli import main; sys.exit(main(['list', '--json']))"
+    shell = f"'{sys.executable}' -c \"{program}\" | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert ended.stderr == ""
+    assert ended.returncode in (0, 141)  # 0 if all was written before the reader left
+
+
 def test_info_tells_every_op_and_backend(daflow):
     code, out, err = daflow("info", "--json")
     assert (code, err) == (0, "")

@@ -123,6 +123,11 @@ def test_a_smaller_budget_gives_smaller_tiles(pipe):
             assert (tiles.flow or 9999) <= (before.flow or 9999)
         before = tiles
     assert before.flow < 720
+    for nonsense in ("4G", 0, 1.5):
+        with pytest.raises(
+            ValueError, match=rf"memory_budget must be a positive whole number of bytes, got {nonsense!r}"
+        ):
+            choose_tiles(pipe, (1280, 720), nonsense, iters=2)
     with pytest.raises(ValueError, match=r"memory_budget=1000000 is too small for frames of 1280x720: \d+ bytes"):
         choose_tiles(pipe, size, 1_000_000, iters=iters)
     with pytest.raises(ValueError, match="is the least") as refusal:
