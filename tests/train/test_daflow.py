@@ -45,7 +45,7 @@ def test_training_writes_a_pipeline_with_the_transformer_untouched(tmp_path, tra
     after = pipe.flow.state_dict()
     assert all(torch.equal(after[name], x) for name, x in trainer.stage.model.state_dict().items())
     moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
-    assert moved == {"raft", "heads", "gate"}
+    assert moved == {"raft", "heads"}
     saved = torch.load(tmp_path / "run" / checkpoint.NAME, weights_only=True)["model"]
     assert not any("transformer" in name for name in saved)
 
@@ -54,8 +54,6 @@ def test_the_prediction_is_that_of_the_pipeline(tmp_path, translations):
     config = config_of()
     torch.manual_seed(0)
     model, features = build_network(config.model)
-    with torch.no_grad():
-        model.gate.fill_(0.5)
     stage = FlowStage(model, features, config, None).eval()
     loop = features.restoration
     pipe = DAFlowPipeline(loop.vae, loop.transformer, loop.scheduler, loop.prompt, model)
@@ -66,13 +64,14 @@ def test_the_prediction_is_that_of_the_pipeline(tmp_path, translations):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_it_starts_as_the_raft_it_is_given(tmp_path):
+@pytest.mark.parametrize("correlation", ["concat", "sum"])
+def test_it_starts_as_the_raft_it_is_given(tmp_path, correlation):
     from daflow_ext.models import weights
 
     torch.manual_seed(1)
     raft = RAFT(small=True).eval()
     weights.write(raft.state_dict(), raft.config, tmp_path / "raft.safetensors")
-    config = config_of(f"model.raft={tmp_path / 'raft.safetensors'}")
+    config = config_of(f"model.raft={tmp_path / 'raft.safetensors'}", f"model.options.correlation={correlation}")
     stage = FlowStage(*build_network(config.model), config, None).eval()
     clip = torch.randint(0, 256, (1, 3, 3, 32, 48), dtype=torch.uint8)
     with torch.no_grad():
@@ -99,12 +98,24 @@ def test_a_stopped_run_repeats_the_losses(tmp_path, translations):
     assert checkpoint.records(tmp_path / "parts") == checkpoint.records(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_it_overfits_a_few_clips(tmp_path, translations):
+    settings = ("train.steps=300", "train.batch=4", "train.lr=4e-4", "loss.iters=4", "train.schedule=onecycle")
+    still = ("data.degrade.clean=1.0", "data.augment.flip_x=0", "data.augment.flip_y=0", "train.ema=0")
+    make(translations(count=4), tmp_path, *settings, *still).run()
+    values = [one["loss"] for one in checkpoint.records(tmp_path)]
+    assert sum(values[:10]) > 5 * sum(values[-10:])
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
         (["model.dropout=0.1"], r"model\.dropout cannot be set for daflow-tiny"),
-        (["model.name=raft-small"], r"model\.options cannot be set for raft-small"),
-        (["model.init=somewhere"], r"model\.init already decides model\.options"),
+        (
+            ["model.name=raft-small", "model.options={correlation: sum}"],
+            r"model\.options cannot be set for raft-small",
+        ),
+        (["model.init=somewhere", "model.raft=other"], r"model\.init already decides model\.raft"),
     ],
 )
 def test_settings_of_another_network_are_refused(overrides, sentence):
