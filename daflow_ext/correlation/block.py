@@ -11,6 +11,10 @@ from . import memory as memory_choice
 
 MEMORY = ("auto", "volume", "on_the_fly")
 
+# Bytes of a map that the CPU reads in the caller's layout: a copy of a larger one saves a fifteenth of the time of
+# twelve lookups (135 x 240, 256 channels, float32); of smaller ones it saves little, and is much of the memory.
+_READ_AS_IT_IS = 16 << 20
+
 
 class CorrBlock:
     """Multi-level correlation of two feature maps, looked up around coordinates: RAFT's ``CorrBlock``.
@@ -60,7 +64,8 @@ class CorrBlock:
         _check.output_dtype("CorrBlock", out_dtype, fmap1.device)
         self.backend, self.out_dtype = backend, out_dtype
         # The forward CPU kernel reads any layout; CUDA's and the backward would copy to this one at every lookup.
-        as_it_is = fmap1.device.type == "cpu" and not fmap1.requires_grad
+        small = fmap1.numel() * fmap1.element_size() <= _READ_AS_IT_IS
+        as_it_is = fmap1.device.type == "cpu" and not fmap1.requires_grad and small
         self.fmap1 = fmap1 if as_it_is else fmap1.contiguous(memory_format=torch.channels_last)
         self.fmap2_pyramid = _pyramid(fmap2, self.num_levels, backend)
         self.memory = self._choose_memory(lookups) if memory == "auto" else memory
