@@ -12,16 +12,18 @@ import torch
 from daflow_ext.correlation import CorrBlock, memory
 
 from . import timing
+from .opponents import runnable
 from .plain import PlainCorrBlock
 
 OP = "corr_block"
 CHANNELS, LEVELS, RADIUS, LOOKUPS = 256, 4, 4, 12
 
 # (height, width) of the feature grid: the speed-up over the plain block that a grid must reach.
-GOALS = {(55, 128): 3.0, (68, 120): 4.0, (135, 240): 12.0}
+GOALS = {(55, 128): 4.0, (68, 120): 5.0, (135, 240): 15.0}
 MEMORY_GOAL = 5.0  # percent of the plain block's peak
 BACKWARD_GOAL = 3.0
 GFLOPS_GOAL = 45.0
+LARGE, LARGE_GOAL = (270, 480), 1e3  # the grid of 2160 x 3840, MB
 
 Grid = tuple[int, int]
 
@@ -45,6 +47,8 @@ def records(quick: bool, device: str) -> Iterator[timing.Record]:
         yield from forward_records(grid, device, repeats=3 if quick or grid == (135, 240) else 5)
     for grid in grids:
         yield from memory_records(grid, device)
+    yield large_record(device)
+    yield from unmoved_records((55, 128), device)
     yield lookup_record((55, 128), device)
     for lookups in (1,) if quick else (1, LOOKUPS):
         yield backward_record((55, 128), device, lookups)
@@ -67,6 +71,8 @@ def forward_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Re
     }
     if grid == (135, 240):
         del ways["volume"]  # 5.6 GB beside the plain block's 8.4 GB
+    else:
+        ways = {opponent.name: lambda o=opponent: run(o.build) for opponent in runnable(device, follows=True)} | ways
     with torch.inference_mode():
         errors = _gate_all({name: call() for name, call in ways.items()}, fmap1, fmap2, coords[-1])
         times = timing.interleaved(ways, repeats=repeats, warmup=0, device=device)
@@ -84,6 +90,8 @@ def forward_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Re
                 "plain": times["plain"].milliseconds(),
                 "max_error": errors[name],
                 "channels": CHANNELS,
+                "grid": list(grid),
+                "way": name,
             },
         )
 
@@ -138,6 +146,9 @@ def memory_records(grid: Grid, device: str) -> Iterator[timing.Record]:
             goal=MEMORY_GOAL,
             at_least=False,
             details={
+                "grid": list(grid),
+                "way": "on_the_fly",
+                "layout": layout,
                 "peak_mib": round(ours / 2**20, 1),
                 "plain_peak_mib": round(plain / 2**20, 1),
                 "volume_pyramid_mib": round(volume / 2**20, 1),
@@ -145,6 +156,43 @@ def memory_records(grid: Grid, device: str) -> Iterator[timing.Record]:
                 "output_mib": round(4 * pixels * LEVELS * (2 * RADIUS + 1) ** 2 / 2**20, 1),
             },
         )
+
+
+def large_record(device: str) -> timing.Record:
+    """Build and two lookups of a 4K frame: the peak beyond the feature maps, and those."""
+    options = {"block": "on_the_fly", "grid": list(LARGE), "layout": "channels_last", "device": device}
+    peak = timing.peak_bytes("benchmarks.corr_block:memory_case", **options)
+    maps = 2 * 4 * CHANNELS * LARGE[0] * LARGE[1]
+    return timing.Record(
+        OP,
+        f"peak memory with the feature maps, {_spell(LARGE)} (2160x3840)",
+        (peak + maps) / 1e6,
+        "MB",
+        goal=LARGE_GOAL,
+        at_least=False,
+        details={"grid": list(LARGE), "way": "on_the_fly", "peak_mib": round(peak / 2**20, 1), "maps_mib": maps >> 20},
+    )
+
+
+def unmoved_records(grid: Grid, device: str) -> Iterator[timing.Record]:
+    """One level around every pixel itself, for the opponents that know no coordinates."""
+    opponents = runnable(device, follows=False)
+    if not opponents:
+        return
+    fmap1, fmap2, _ = inputs(grid, device)
+    y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    coords = torch.stack([x, y])[None].float().to(device)
+    ways = {"ours": lambda: CorrBlock(fmap1, fmap2, 1, RADIUS, memory="on_the_fly")(coords)}
+    ways |= {o.name: lambda o=o: o.build(fmap1, fmap2, 1, RADIUS)(coords) for o in opponents}
+    with torch.inference_mode():
+        for name, way in ways.items():
+            timing.gate(name, way(), PlainCorrBlock(fmap1, fmap2, 1, RADIUS)(coords), atol=2e-4)
+        times = timing.interleaved(ways, repeats=5, device=device)
+    ours = times.pop("ours")
+    for name, time in times.items():
+        case = f"one level around every pixel, {_spell(grid)}"
+        details = {**ours.milliseconds(), name: time.milliseconds(), "grid": list(grid)}
+        yield timing.Record(OP, case, time.median / ours.median, f"x {name}", details=details)
 
 
 def lookup_record(grid: Grid, device: str) -> timing.Record:

@@ -4,6 +4,7 @@ python -m benchmarks.run                         everything on one CPU thread, m
 python -m benchmarks.run --op corr_block --quick one op, small sizes
 python -m benchmarks.run --json out.jsonl        also write one JSON object per line
 python -m benchmarks.run --device cuda --save    also write benchmarks/results/<machine>-<date>.jsonl
+                                                 (records of other ops in it stay)
 """
 
 import argparse
@@ -15,6 +16,8 @@ import re
 import sys
 
 import torch
+
+from daflow_ext.frames._files import atomic_path
 
 from . import timing
 
@@ -41,9 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
                 failed = True
                 print(f"{op:16} WRONG RESULT: {error}", file=sys.stderr)
     if sink is not None:
+        kept = _of_other_ops(sink, lines) if options.save else []
         sink.parent.mkdir(parents=True, exist_ok=True)
-        sink.write_text("".join(f"{line}\n" for line in lines))
-        print(f"wrote {len(lines)} records to {sink}")
+        with atomic_path(sink) as path:
+            path.write_text("".join(f"{line}\n" for line in kept + lines))
+        print(f"wrote {len(lines)} records to {sink}, beside {len(kept)} of other ops")
     return 1 if failed else 0
 
 
@@ -68,6 +73,13 @@ def _benchmarks() -> dict[str, object]:
 
 def _modules() -> list[pkgutil.ModuleInfo]:
     return [info for info in pkgutil.iter_modules([str(FOLDER)]) if info.name != "run"]
+
+
+def _of_other_ops(file: pathlib.Path, lines: list[str]) -> list[str]:
+    """What the file already says about ops that were not measured now."""
+    measured = {json.loads(line)["op"] for line in lines}
+    before = file.read_text().splitlines() if file.is_file() else []
+    return [line for line in before if json.loads(line)["op"] not in measured]
 
 
 def _results_file(environment: dict[str, object]) -> pathlib.Path:

@@ -74,3 +74,11 @@ def test_the_runner_writes_json_lines_and_reports_wrong_results(tmp_path, monkey
     assert {"date", "torch", "cpu", "commit"} <= fields.keys()
     assert "WRONG RESULT: bad" in capsys.readouterr().err
     assert run.main(["--op", "good"]) == 0
+
+
+def test_saving_keeps_the_records_of_other_ops(tmp_path):
+    file = tmp_path / "results.jsonl"
+    old = [json.dumps({"op": op, "value": 1}) for op in ("model", "corr_block", "model")]
+    file.write_text("".join(f"{line}\n" for line in old))
+    assert run._of_other_ops(file, [json.dumps({"op": "corr_block", "value": 2})]) == [old[0], old[2]]
+    assert run._of_other_ops(tmp_path / "none.jsonl", old) == []
