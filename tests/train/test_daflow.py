@@ -100,9 +100,9 @@ def test_a_stopped_run_repeats_the_losses(tmp_path, translations):
 
 @pytest.mark.slow
 def test_it_overfits_a_few_clips(tmp_path, translations):
-    settings = ("train.steps=300", "train.batch=4", "train.lr=4e-4", "loss.iters=4", "train.schedule=onecycle")
+    settings = ("train.steps=140", "train.batch=2", "train.lr=1e-3", "loss.iters=3", "train.schedule=onecycle")
     still = ("data.degrade.clean=1.0", "data.augment.flip_x=0", "data.augment.flip_y=0", "train.ema=0")
-    make(translations(count=4), tmp_path, *settings, *still).run()
+    make(translations(count=2), tmp_path, *settings, *still).run()
     values = [one["loss"] for one in checkpoint.records(tmp_path)]
     assert sum(values[:10]) > 5 * sum(values[-10:])
 
