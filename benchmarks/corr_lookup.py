@@ -16,6 +16,7 @@ from .corr_block import CHANNELS, GFLOPS_GOAL, GOALS, LEVELS, RADIUS, Grid, inpu
 
 OP = "corr_lookup"
 BFLOAT16_GOAL = 1.5  # times float32, where the machine multiplies bfloat16
+CEILING = 1536  # side of the matrix product that shows what the machine gives at most
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16")
 
 
@@ -54,7 +55,13 @@ def lookup_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Rec
             band = fmap1[:, :, rows], pyramid, coords[:, :, rows]
             timing.gate(name, ops.corr_lookup(*band, RADIUS), reference.corr_lookup(*band, RADIUS), atol=5e-5)
         ways = {name: lambda case=case: ops.corr_lookup(*case, RADIUS) for name, case in cases.items()}
+        square = torch.randn(CEILING, CEILING, device=device)
+        ways["ceiling"] = lambda: square @ square
         times = timing.interleaved(ways, repeats=repeats, device=device)
+    ceiling = 2 * CEILING**3 / times.pop("ceiling").median / 1e9
+    yield timing.Record(OP, f"ceiling: float32 matrix product, beside {_spell(grid)}", ceiling, "GFLOP/s")
+    share = 100 * flop(grid) / times["float32"].median / 1e9 / ceiling
+    yield timing.Record(OP, f"lookup, {_spell(grid)}, float32", share, "% of the ceiling")
     wide = device == "cpu" and torch.ops.daflow_ext.cpu_capability().startswith("avx512")
     for name, time in times.items():
         goal = GFLOPS_GOAL if wide and name == "float32" else None
