@@ -1,5 +1,5 @@
 # Each target does its own set-up: on a fresh machine nothing else has to be typed.
-#   make demo    flow on a short clip, ends with the path of an HTML page   (WEIGHTS=file.pth to choose the weights)
+#   make demo    flow on a short clip, ends with the path of an HTML page   (WEIGHTS=file.pth for other weights)
 #   make test    the test suite                                             (ARGS="-k corr" to choose tests)
 #   make gpu     on a machine with an NVIDIA GPU: build, check, time; writes benchmarks/results/<gpu>-<date>.jsonl
 #   make bench   the benchmarks on this CPU
@@ -9,9 +9,6 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-
-# The demo's weights: WEIGHTS=..., else RAFT-small where it lies beside the repository.
-WEIGHTS ?= $(wildcard ../shared/weights/raft-small.pth)
 
 # Test processes, one thread each: small tensors gain nothing from more threads.
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))

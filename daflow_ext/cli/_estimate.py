@@ -18,6 +18,7 @@ from ..frames import InputPadder
 from ..models import RAFT, get_model
 from ..models.pair_flow import PairFlow
 from ..models.raft import SMALLEST_SIDE
+from ..models.registry import DEFAULT_MODEL
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -84,12 +85,15 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, iters: int, seed_fla
     )
 
 
-def add_source_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """``--weights`` or ``--model``, for :func:`load_estimator`."""
-    group = parser.add_mutually_exclusive_group(required=required)
+    group = parser.add_mutually_exclusive_group()
     group.add_argument("--weights", metavar="W", type=pathlib.Path, help="RAFT weights (.pth, .safetensors)")
     group.add_argument(
-        "--model", metavar="M", help="a model by name (`daflow list`), RAFT weights, or a DA-Flow pipeline folder"
+        "--model",
+        metavar="M",
+        help="a model by name (`daflow list`), RAFT weights, or a DA-Flow pipeline folder; without either: "
+        f"{DEFAULT_MODEL}, which comes with the package",
     )
 
 
@@ -166,8 +170,13 @@ def refuse_daflow_options(args: argparse.Namespace, model: str) -> None:
             raise ValueError(f"the option for {name.replace('_', ' ')} belongs to DA-Flow, but {model}")
 
 
+def source_name(args: argparse.Namespace) -> str | pathlib.Path:
+    """What :func:`add_source_arguments` was given."""
+    return args.weights or args.model or DEFAULT_MODEL
+
+
 def load_estimator(args: argparse.Namespace) -> Estimator:
-    """The model of ``--weights`` or ``--model``, ready to walk.
+    """The model of ``--weights`` or ``--model``, else the default one, ready to walk.
 
     Raises:
         FileNotFoundError, ValueError: no such file, and what :func:`load_model` raises.
@@ -177,12 +186,13 @@ def load_estimator(args: argparse.Namespace) -> Estimator:
         raise FileNotFoundError(f"the weights file {args.weights} does not exist")
     if args.weights is not None and not args.weights.is_file():
         raise ValueError(f"--weights {args.weights} is a folder; for a pipeline folder give --model")
-    source = args.weights or args.model
+    source = source_name(args)
     model = load_model(source, args)
     if isinstance(model, RAFT):
         refuse_daflow_options(args, f"{source} is {raft_name(model)}")
-    kind = RaftEstimator if isinstance(model, RAFT) else DAFlowEstimator
-    return kind(model, **estimator_options(model, args))
+        name = raft_name(model) if pathlib.Path(source).is_file() else str(source)
+        return RaftEstimator(model, name, **estimator_options(model, args))
+    return DAFlowEstimator(model, **estimator_options(model, args))
 
 
 def estimator_options(model, args: argparse.Namespace) -> dict[str, object]:
@@ -228,10 +238,10 @@ class RaftEstimator:
 
     stride = 1
 
-    def __init__(self, model: RAFT, *, iters: int):
+    def __init__(self, model: RAFT, name: str, *, iters: int):
         self.model = model
         self.iters = iters
-        self.name, self.device = raft_name(model), next(model.parameters()).device
+        self.name, self.device = name, next(model.parameters()).device
         self.settings = {"model": self.name, "iters": iters, "backend": model.backend}
 
     def pairs(

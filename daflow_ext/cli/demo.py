@@ -8,7 +8,7 @@ import torch
 from ..flow import write_report
 from ..frames import Video
 from . import _demo_scene, info
-from ._estimate import add_model_arguments, add_source_arguments, load_estimator
+from ._estimate import add_model_arguments, add_source_arguments, load_estimator, source_name
 
 HELP = "flow on a short clip that ships with the package, shown in one HTML file"
 DESCRIPTION = """\
@@ -16,11 +16,11 @@ Computes flow along a short clip (moving shapes, blurred, noisy and compressed; 
 is known) and writes OUT/report.html: frames, flow and true flow with a slider. The last line printed is its path.
 
 EPE is the end-point error in pixels: the mean distance between computed and true vectors."""
-EXAMPLE = "daflow demo --weights raft-small.pth"
+EXAMPLE = "daflow demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_source_arguments(parser, required=False)
+    add_source_arguments(parser)
     parser.add_argument(
         "-o", "--output", metavar="OUT", type=pathlib.Path, default="daflow_demo", help="folder (default %(default)s)"
     )
@@ -28,11 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.weights is None and args.model is None:
-        raise ValueError(
-            "no weights: pass --weights FILE with RAFT weights, for example raft-small.pth of "
-            "https://github.com/princeton-vl/RAFT (`make demo WEIGHTS=FILE`), or --model NAME_OR_FOLDER"
-        )
     estimator = load_estimator(args)
     args.output.mkdir(parents=True, exist_ok=True)
     scene = _demo_scene.layers()
@@ -58,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         title=f"Optical flow of the demo clip, {estimator.name}",
         statistics=statistics,
         settings={
-            "weights": pathlib.Path(args.weights or args.model).name,
+            "weights": pathlib.Path(source_name(args)).name,
             "device": estimator.device,
             **estimator.settings,
             "clip": f"{_demo_scene.CLIP.name}, {_demo_scene.WIDTH}x{_demo_scene.HEIGHT}, {_demo_scene.FRAMES} frames",

@@ -13,7 +13,7 @@ from ..flow.formats import SUFFIXES
 from ..frames import open_frames, write_image
 from ..frames.io import IMAGE_SUFFIXES
 from ..models.pair_flow import PairFlow
-from ._estimate import Estimator, add_model_arguments, add_source_arguments, load_estimator, model_identity
+from ._estimate import Estimator, add_model_arguments, add_source_arguments, load_estimator, model_identity, source_name
 from ._run_folder import RunFolder
 
 HELP = "flow between two frames, along a folder of frames or a video"
@@ -34,12 +34,13 @@ An OUT that ends in the suffix of a format takes the flow of a single pair itsel
 all; when a later frame cannot be read or the disk is full, the files before it stay. The same command goes on where a
 run ended, however it ended; with other settings it asks for --overwrite.
 
-models: RAFT (--weights or --model), or DA-Flow (--model), made for degraded video: it reads three frames at a time and
-matches in the features of a restoration transformer. --feature-steps first runs that transformer once per three frames,
-all runs every denoising step and averages their flows.
+models: raft-tiny-lq, a small RAFT trained on degraded video, comes with the package and is the default. Others: RAFT
+(--weights or --model), or DA-Flow (--model): it reads three frames at a time and matches in the features of a
+restoration transformer. --feature-steps first runs that transformer once per three frames, all runs every denoising
+step and averages their flows.
 
 formats: flo (Middlebury), png16 (KITTI, rounds to 1/64 pixel, up to 512), npy and npz (2, H, W), flo5 (HDF5), pfm."""
-EXAMPLE = "daflow infer frame1.png frame2.png --weights raft-small.pth -o out --viz"
+EXAMPLE = "daflow infer frame1.png frame2.png -o out --viz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
         pair |= picture
     summary = {
         "source": frames.source,
-        "weights": str(args.weights or args.model),
+        "weights": str(source_name(args)),
         "device": str(estimator.device),
         **estimator.settings,
         **options,

@@ -11,7 +11,11 @@ from .raft import RAFT
 if TYPE_CHECKING:
     from .pipeline import DAFlowPipeline
 
-_SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "weights"
+DEFAULT_MODEL = "raft-tiny-lq"
+"""What ``daflow infer`` and ``daflow demo`` use unless told otherwise."""
+
+SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "weights"
+"""A folder per model whose weights come with the package."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class ModelInfo:
     @property
     def shipped(self) -> bool:
         """Whether trained weights come with the package."""
-        return (_SHIPPED / self.name).is_dir()
+        return (SHIPPED / self.name).is_dir()
 
 
 _MODELS = (
@@ -48,6 +52,13 @@ _MODELS = (
         990_162,
         "BSD-3-Clause",
         "princeton-vl/RAFT (raft-small.pth) or torchvision's raft_small",
+    ),
+    ModelInfo(
+        "raft-tiny-lq",
+        "RAFT-small, fine-tuned on degraded rendered scenes: for bad video, the default",
+        990_162,
+        "that of daflow_ext; fine-tuned from raft-small (BSD-3-Clause)",
+        "`daflow train flow --config raft-tiny-lq`; comes with the package",
     ),
     ModelInfo(
         "daflow",
@@ -94,15 +105,15 @@ def get_model(name_or_path: str | os.PathLike, *, pretrained: bool = True, **opt
             raise ValueError(f"pretrained=False is for named models, but {name} holds weights")
         return _from_files(path, options)
     if pretrained:
-        if not (_SHIPPED / name).is_dir():
+        if not (SHIPPED / name).is_dir():
             origin = next(model.weights for model in _MODELS if model.name == name)
             raise FileNotFoundError(
                 f"no weights of {name} come with the package ({origin}); give their path instead of the name "
                 "(in Python, pretrained=False gives random ones)"
             )
-        return _from_files(_SHIPPED / name, options)
+        return _from_files(SHIPPED / name, options)
     if name.startswith("raft-"):
-        return RAFT(name == "raft-small", **options).eval()
+        return RAFT(name != "raft-large", **options).eval()
     require_diffusers(name)
     from .config import build_parts
     from .pipeline import DAFlowPipeline

@@ -1,11 +1,15 @@
 """``daflow demo`` and the clip that ships with the package."""
 
+import functools
+import re
+
 import numpy as np
 import torch
 
 from daflow_ext.cli import _demo_scene
 from daflow_ext.flow import warp
 from daflow_ext.frames import Video
+from daflow_ext.models.registry import DEFAULT_MODEL
 
 
 def test_clip_is_the_scene():
@@ -76,8 +80,13 @@ class FirstFrames(Video):
             yield frame
 
 
-def test_without_weights_it_says_what_to_pass(refused):
-    assert "no weights: pass --weights FILE" in refused("demo")
+def test_the_shipped_weights_are_the_default(daflow, tmp_path, monkeypatch):
+    monkeypatch.setattr("daflow_ext.cli.demo.Video", functools.partial(FirstFrames, count=3))
+    code, out, _ = daflow("demo", "--iters", "12", "-o", tmp_path / "out")
+    assert code == 0
+    name, error = re.match(r"(\S+), 12 iterations on \S+: EPE ([\d.]+) px", out).groups()
+    assert name == DEFAULT_MODEL
+    assert float(error) < 1.5  # trained weights; random ones are off by the mean motion of several pixels and more
 
 
 def test_missing_weights_are_named(refused, tmp_path):

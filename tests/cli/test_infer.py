@@ -121,7 +121,7 @@ def test_warm_start_begins_at_the_carried_flow(tiny_weights, clip):
     from daflow_ext.flow import forward_interpolate
 
     model = RAFT.from_pretrained(tiny_weights, backend="reference")
-    estimator = RaftEstimator(model, iters=2)
+    estimator = RaftEstimator(model, "RAFT-small", iters=2)
     cold, warm = (list(estimator.pairs(open_frames(clip), warm_start=on, bidirectional=True)) for on in (False, True))
     assert torch.equal(cold[0].forward, warm[0].forward)
     assert torch.equal(cold[0].backward, warm[0].backward)
@@ -149,7 +149,7 @@ def test_a_clip_is_read_one_frame_at_a_time(tiny_weights):
 
     frames = Endless()
     model = RAFT.from_pretrained(tiny_weights, backend="reference")
-    pairs = RaftEstimator(model, iters=1).pairs(frames)
+    pairs = RaftEstimator(model, "RAFT-small", iters=1).pairs(frames)
     for index, pair in zip(range(3), pairs, strict=False):
         assert pair.index == index
         assert frames.alive == index + 2

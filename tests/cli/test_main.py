@@ -46,7 +46,6 @@ def test_version_and_list(daflow):
     [
         ((), "required: VERB"),
         (("fly",), "invalid choice: 'fly'"),
-        (("infer", "a.png"), "one of the arguments --weights --model is required"),
         (("infer", "a.png", "--weights", "w", "--model", "m"), "not allowed with argument --weights"),
         (("infer", "a.png", "--weights", "w", "--format", "gif"), "invalid choice: 'gif'"),
         (("infer", "a.png", "--weights", "w", "--iters", "many"), "invalid int value: 'many'"),

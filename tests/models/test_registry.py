@@ -13,7 +13,7 @@ from daflow_ext import RAFT, get_model, list_models
 from daflow_ext.models import weights
 
 PACKAGE = pathlib.Path(daflow_ext.__file__).parent
-NAMES = ["raft-large", "raft-small", "daflow", "daflow-tiny"]
+NAMES = ["raft-large", "raft-small", "raft-tiny-lq", "daflow", "daflow-tiny"]
 
 
 def test_names():
@@ -106,7 +106,7 @@ importlib.util.find_spec = lambda name, *a: None if name == "diffusers" else fin
 sys.modules["diffusers"] = None
 import daflow_ext
 from daflow_ext import *
-assert len(daflow_ext.list_models()) == 4
+assert len(daflow_ext.list_models()) == 5
 daflow_ext.get_model("raft-small", pretrained=False)
 for ask in (lambda: daflow_ext.DAFlow, lambda: daflow_ext.get_model("daflow-tiny", pretrained=False)):
     try:
