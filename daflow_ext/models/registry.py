@@ -58,7 +58,7 @@ _MODELS = (
         "RAFT-small, fine-tuned on degraded rendered scenes: for bad video, the default",
         990_162,
         "that of daflow_ext; fine-tuned from raft-small (BSD-3-Clause)",
-        "`daflow train flow --config raft-tiny-lq`; comes with the package",
+        "`daflow train flow --config raft-tiny-lq`; its model card has the run",
     ),
     ModelInfo(
         "daflow",
