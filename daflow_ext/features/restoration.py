@@ -149,45 +149,25 @@ class LiftedRestoration:
         frames: torch.Tensor,
         *,
         num_inference_steps: int = 10,
-        tap_layers: Sequence[int] = (),
-        tap_tokens: bool = False,
-        first_step_only: bool = False,
-        guidance_scale: float = 1.0,
-        generator: torch.Generator | None = None,
-        noise: torch.Tensor | None = None,
-        share_text: bool = False,
         decode: bool = False,
         color_fix: str = "adain",
+        **options,
     ) -> Iterator[RestorationStep]:
         """Denoise from noise, yielding after each step.
 
         Args:
             frames: [B, F, 3, H, W], RGB, uint8 or float in [0, 255]; padded to multiples of 16 by repeating edges.
-            first_step_only: one evaluation that stops at the last tapped layer (features at a tenth of the cost).
-            guidance_scale: classifier-free guidance when > 1; features are those of the unguided branch.
-            generator: of the starting noise; ``noise`` gives it directly, [B, F, 16, h, w].
             decode: every step also carries the restored frames, as far as it sees them (one VAE decoding per step).
             color_fix: of those frames, as in :meth:`restore`.
+            options: of :meth:`steps_from_latents`.
         Raises:
             ValueError: frames or options that do not fit together.
         """
         _check_color_fix(color_fix)
-        if decode and first_step_only:
+        if decode and options.get("first_step_only"):
             raise ValueError("decode needs whole steps: first_step_only stops before there are frames")
-        padded = self._padded(frames)
-        lq = self.encode(padded)
-        steps = self.steps_from_latents(
-            lq,
-            num_inference_steps=num_inference_steps,
-            tap_layers=tap_layers,
-            tap_tokens=tap_tokens,
-            first_step_only=first_step_only,
-            guidance_scale=guidance_scale,
-            generator=generator,
-            noise=noise,
-            share_text=share_text,
-        )
-        for step in steps:
+        lq = self.encode(self._padded(frames))
+        for step in self.steps_from_latents(lq, num_inference_steps=num_inference_steps, **options):
             if decode:
                 step.frames = self._images(step.denoised, frames, color_fix)
             yield step
@@ -206,7 +186,16 @@ class LiftedRestoration:
         noise: torch.Tensor | None = None,
         share_text: bool = False,
     ) -> Iterator[RestorationStep]:
-        """:meth:`steps` on encoded frames [B, F, 16, h, w]."""
+        """:meth:`steps` on encoded frames [B, F, 16, h, w].
+
+        Args:
+            tap_layers, tap_tokens: see :meth:`DiT4SRTransformer2DModel.forward`; ``share_text`` likewise.
+            first_step_only: one evaluation that stops at the last tapped layer (features at a tenth of the cost).
+            guidance_scale: classifier-free guidance when > 1; features are those of the unguided branch.
+            generator: of the starting noise; ``noise`` gives it directly, [B, F, 16, h, w].
+        Raises:
+            ValueError: options that do not fit together.
+        """
         if guidance_scale > 1 and self.negative_prompt is None:
             raise ValueError(f"guidance_scale={guidance_scale} needs a negative_prompt; none was given")
         if first_step_only and not tap_layers:
