@@ -9,6 +9,7 @@ import re
 import torch
 
 from .. import __version__
+from ..frames import InputPadder
 from ..models import RAFT, get_model, list_models
 from ..models.stages import StageMeter
 from ._estimate import add_model_arguments, chosen_device, estimator_options, load_model
@@ -116,8 +117,6 @@ def _model(args: argparse.Namespace):
 
 
 def _raft_call(model: RAFT, frames: torch.Tensor, args: argparse.Namespace):
-    from ..frames import InputPadder
-
     clip = InputPadder(frames.shape).pad(frames[0].to(next(model.parameters()).device))[0]
 
     def call():

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from ..models import RAFT, weights
+from ._estimate import raft_name
 
 HELP = "convert RAFT weights to another file, or start a DA-Flow folder from RAFT and DiT4SR weights"
 DESCRIPTION = """\
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     model = RAFT.from_pretrained(args.input)
     naming = args.to or "daflow"
     weights.write(model.state_dict(), model.config, args.output, naming)
-    print(f"{args.output}: RAFT-{'small' if model.small else 'large'}, {naming} names")
+    print(f"{args.output}: {raft_name(model)}, {naming} names")
     return 0
 
 
@@ -111,7 +112,7 @@ def _start_pipeline(args: argparse.Namespace) -> int:
         DAFlowPipeline(**parts).save_pretrained(folder)
     flow = parts["flow"]
     print(
-        f"{args.output}: DA-Flow on RAFT-{'small' if flow.config.small else 'large'} and layers "
+        f"{args.output}: DA-Flow on {raft_name(flow.raft)} and layers "
         f"{', '.join(map(str, flow.config.tap_layers))}, {flow.config.correlation} correlation; not trained yet"
     )
     return 0

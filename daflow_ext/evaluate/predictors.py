@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..features.dense_head import TOKEN_STRIDE
 from ..frames import InputPadder
 from ..models import RAFT
 from ..models.raft import SMALLEST_SIDE
@@ -95,7 +96,7 @@ class DAFlowPredictor:
     ) -> torch.Tensor:
         first = max(0, min(pair, len(frames) - self.clip))
         chunk = _images(frames[first : first + self.clip], self.pipe.device, self.scale)
-        padder = InputPadder(chunk.shape, pad_mode, multiple=16, minimum=SMALLEST_SIDE)
+        padder = InputPadder(chunk.shape, pad_mode, multiple=TOKEN_STRIDE, minimum=SMALLEST_SIDE)
         (chunk,) = padder.pad(chunk)
         generator = torch.Generator().manual_seed(self.seed)
         with _deterministic():

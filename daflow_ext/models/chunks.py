@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..features.dense_head import TOKEN_STRIDE
 from ..features.restoration import LATENT_FACTOR, LiftedRestoration
 from ..features.tiling import Tiles
 from ..flow import forward_interpolate
@@ -16,7 +17,7 @@ from .raft import STRIDE
 CHUNK = 3
 """Frames that the transformer sees at once; neighbouring chunks share one, so every pair is in exactly one chunk."""
 
-MULTIPLE = 16
+MULTIPLE = TOKEN_STRIDE
 """Sides of padded frames are multiples of this: one transformer token."""
 
 

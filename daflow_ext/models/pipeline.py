@@ -58,7 +58,7 @@ class DAFlowPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler, prompt=prompt, flow=flow)
         self.backend = "auto"
-        LiftedRestoration(vae, transformer, scheduler, prompt)  # refuses a VAE of other channels
+        self.restoration()  # refuses a VAE of other channels
         widths = (prompt.config.embed_dim, prompt.config.pooled_dim)
         expected = (transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim)
         if widths != expected:
@@ -125,6 +125,10 @@ class DAFlowPipeline(DiffusionPipeline):
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise FileNotFoundError(f"{name} is neither a folder nor a pipeline on the hub: {reason}") from error
+
+    def restoration(self) -> LiftedRestoration:
+        """The restoration loop over this pipeline's parts."""
+        return LiftedRestoration(self.vae, self.transformer, self.scheduler, self.prompt)
 
     def set_backend(self, backend: str) -> None:
         """``"reference"`` runs everything in plain PyTorch, ``"auto"`` on the fastest kernels of the device; others
@@ -308,7 +312,7 @@ class DAFlowPipeline(DiffusionPipeline):
             raise ValueError(f"iters must be an integer >= 1, got {iters!r}")
         steps = chosen_steps(feature_steps, num_inference_steps)
         return ChunkEstimator(
-            LiftedRestoration(self.vae, self.transformer, self.scheduler, self.prompt),
+            self.restoration(),
             self.flow,
             size,
             num_inference_steps=num_inference_steps,

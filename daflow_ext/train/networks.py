@@ -86,7 +86,6 @@ def _raft(config: FlowModelConfig) -> RAFT:
 
 def _daflow(config: FlowModelConfig) -> tuple[nn.Module, FrozenFeatures]:
     require_diffusers(config.name)
-    from ..features.restoration import LiftedRestoration
     from ..models.pipeline import DAFlowPipeline
 
     dtype = getattr(torch, config.restoration_dtype)
@@ -95,7 +94,7 @@ def _daflow(config: FlowModelConfig) -> tuple[nn.Module, FrozenFeatures]:
         if given:
             raise ValueError(f"model.init already decides {', '.join(given)}; give one of them")
         pipe = DAFlowPipeline.from_pretrained(config.init, torch_dtype=dtype)
-        flow, restoration = pipe.flow, LiftedRestoration(pipe.vae, pipe.transformer, pipe.scheduler, pipe.prompt)
+        flow, restoration = pipe.flow, pipe.restoration()
     else:
         flow = _flow_network(config)
         restoration = restoration_of(config.name, config.restoration, dtype)
