@@ -11,7 +11,7 @@ import importlib
 from . import ops, reference
 from ._extras import require_diffusers
 from .correlation import AlternateCorrBlock, CorrBlock
-from .flow import flow_to_image, forward_backward_consistency, read_flow, warp, write_flow
+from .flow import align, flow_to_image, forward_backward_consistency, read_flow, warp, write_flow
 from .frames import InputPadder, open_frames, read_image, write_image
 from .models import RAFT, get_model, list_models
 
@@ -21,6 +21,7 @@ __all__ = [
     "AlternateCorrBlock",
     "CorrBlock",
     "InputPadder",
+    "align",
     "flow_to_image",
     "forward_backward_consistency",
     "get_model",
