@@ -108,6 +108,12 @@ struct Stack {
 // ---- the running block ----------------------------------------------------------------------------------------------
 enum class State { kReady, kWaiting, kDone };
 
+struct Copy {
+  void* shared;
+  const void* global;  // null for zeros
+  int group;
+};
+
 struct Thread {
   Coroutine coroutine;
   State state = State::kReady;
@@ -115,6 +121,10 @@ struct Thread {
   Site site{"", 0};
   uint32_t value = 0;
   int argument = 0;
+  void* lane = nullptr;  // of kCombine
+  void (*function)(void* const*) = nullptr;
+  std::vector<Copy> copies;  // that have not arrived
+  int group = 0;             // copies started now belong to it
 };
 
 struct Poisoned {
@@ -136,6 +146,8 @@ unsigned char* dynamic_start = nullptr;
 const std::function<void()>* body = nullptr;
 int running = -1;
 std::string failure;  // of the running launch
+uint64_t products = 0;
+std::mt19937_64 copy_order;
 
 std::string spell(const Site& site) { return std::string(site.file) + ":" + std::to_string(site.line); }
 const char* spell(Meeting meeting) {
@@ -143,6 +155,7 @@ const char* spell(Meeting meeting) {
     case Meeting::kBlock: return "block barrier";
     case Meeting::kWarp: return "warp barrier";
     case Meeting::kShuffle: return "shuffle";
+    case Meeting::kCombine: return "matrix instruction";
     default: return "vote";
   }
 }
@@ -202,6 +215,11 @@ bool release() {
       if (thread.meeting == Meeting::kAny) thread.value = any;
       thread.state = State::kReady;
     }
+    if (threads[first].meeting == Meeting::kCombine) {
+      void* lanes[kWarpSize];
+      for (int t = first; t < last; ++t) lanes[t - first] = threads[t].lane;
+      threads[first].function(lanes);
+    }
     released = true;
   }
   if (failure.empty() && all_met(0, count, true)) {
@@ -237,6 +255,8 @@ void run_block(std::mt19937_64& random, std::vector<int>& order) {
   for (const Poisoned& array : shared_arrays()) std::memset(array.memory, 0xff, array.bytes);
   for (size_t t = 0; t < threads.size(); ++t) {
     threads[t].state = State::kReady;
+    threads[t].copies.clear();
+    threads[t].group = 0;
     threads[t].coroutine.start(stacks[t]->data(), thread_entry);
   }
   for (;;) {
@@ -274,6 +294,44 @@ uint32_t meet(Meeting kind, uint32_t value, int argument, Site site) {
   return self.value;
 }
 
+void combine(void* lane, void (*function)(void* const*), Site site) {
+  threads[running].lane = lane;
+  threads[running].function = function;
+  meet(Meeting::kCombine, 0, 0, site);
+}
+
+void count_product() { ++products; }
+
+namespace {
+void perform(const Copy& copy) {
+  if (copy.global == nullptr) {
+    std::memset(copy.shared, 0, 16);
+  } else {
+    std::memcpy(copy.shared, copy.global, 16);
+  }
+}
+}  // namespace
+
+void start_copy(void* shared, const void* global) {
+  const Copy copy = {shared, global, threads[running].group};
+  if (seed != 0 && copy_order() % 2 != 0) {
+    perform(copy);
+  } else {
+    threads[running].copies.push_back(copy);
+  }
+}
+
+void commit_copies() { ++threads[running].group; }
+
+void wait_for_copies(int pending) {
+  Thread& self = threads[running];
+  const auto arrived = [&](const Copy& copy) { return copy.group < self.group - pending; };
+  for (const Copy& copy : self.copies) {
+    if (arrived(copy)) perform(copy);
+  }
+  self.copies.erase(std::remove_if(self.copies.begin(), self.copies.end(), arrived), self.copies.end());
+}
+
 void fail(const char* what, Site site) { throw std::runtime_error(std::string(what) + " at " + spell(site)); }
 
 unsigned char* dynamic_shared() { return dynamic_start; }
@@ -288,6 +346,8 @@ cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size
     return cudaErrorInvalidConfiguration;
   }
   failure.clear();
+  products = 0;
+  copy_order.seed(seed);
   body = &kernel;
   blockDim = block;
   gridDim = grid;
@@ -351,4 +411,5 @@ extern "C" const char* cudaGetErrorString(cudaError_t error) {
   }
 }
 extern "C" void cuda_host_set_seed(uint64_t seed) { cuda_host::seed = seed; }
+extern "C" uint64_t cuda_host_products() { return cuda_host::products; }
 extern "C" const char* cuda_host_message() { return cuda_host::message.c_str(); }

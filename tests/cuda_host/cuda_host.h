@@ -47,6 +47,8 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 // 0: threads and blocks in index order; else the seed of a shuffled order.
 extern "C" __attribute__((visibility("default"))) void cuda_host_set_seed(uint64_t seed);
+// How many products of warps the last launch made.
+extern "C" __attribute__((visibility("default"))) uint64_t cuda_host_products();
 // The message of the last launch that failed.
 extern "C" __attribute__((visibility("default"))) const char* cuda_host_message();
 
@@ -63,11 +65,19 @@ struct Site {
 // The last parameters of a wrapper: its caller's place.
 #define CUDA_HOST_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-enum class Meeting { kBlock, kWarp, kShuffle, kAny };
+enum class Meeting { kBlock, kWarp, kShuffle, kAny, kCombine };
 
 cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size_t shared_bytes);
 // The calling thread waits for its block or warp; returns what the collective gives to this thread.
 uint32_t meet(Meeting kind, uint32_t value, int argument, Site site);
+// The calling thread waits for its warp; then `function` is called once with what every lane has brought.
+void combine(void* lane, void (*function)(void* const* lanes), Site site);
+// One more product of a warp (mma_host.h).
+void count_product();
+// 16 bytes to shared memory, zeros from a null pointer, some time before a wait for all but `pending` groups returns.
+void start_copy(void* shared, const void* global);
+void commit_copies();
+void wait_for_copies(int pending);
 [[noreturn]] void fail(const char* what, Site site);
 unsigned char* dynamic_shared();
 // Memory that becomes NaN at every start of a block.
@@ -131,6 +141,11 @@ inline bool any_in_warp(bool predicate, CUDA_HOST_SITE) {
 inline void atomic_add(float* target, float value) { *target += value; }
 inline void atomic_add(int64_t* target, int64_t value) {
   *target = static_cast<int64_t>(static_cast<uint64_t>(*target) + static_cast<uint64_t>(value));  // wraps, as on a GPU
+}
+constexpr bool kVectorReductions = true;
+inline void atomic_add_vector(float* target, const float* values, CUDA_HOST_SITE) {
+  cuda_host::check_aligned<uint4>(target, {file, line});
+  for (int i = 0; i < 4; ++i) target[i] += values[i];
 }
 inline void atomic_max(uint32_t* target, uint32_t value) {
   if (value > *target) *target = value;

@@ -129,6 +129,7 @@ def compile_kernel(tmp_path_factory):
         library = ctypes.CDLL(str(folder / f"{name}.so"))
         library.cuda_host_set_seed.argtypes = [ctypes.c_uint64]
         library.cuda_host_message.restype = ctypes.c_char_p
+        library.cuda_host_products.restype = ctypes.c_uint64
         return library
 
     return build
