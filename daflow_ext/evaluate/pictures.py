@@ -4,12 +4,11 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 import torch
 
 from ..datasets import Clip, FlowDataset
-from ..flow import flow_to_image, write_report
+from ..flow import error_to_image, flow_to_image, write_report
 from ..flow.metrics import PROTOCOLS, Tally
 from ..frames import write_image
 from .predictors import Predictor
@@ -49,20 +48,14 @@ def panels(clip: Clip, predictor: Predictor, protocol: str) -> Panels:
         pictures["input"] = _picture(clip.lq[pair])
     pictures["truth"] = flow_to_image(shown, scale)
     pictures["prediction"] = flow_to_image(flow, scale)
-    pictures[f"error, bright = {ERROR_SCALE:g} px"] = _error_picture(errors.epe, errors.valid)
+    pictures[f"error, bright = {ERROR_SCALE:g} px"] = error_to_image(
+        torch.where(errors.valid, errors.epe, torch.nan), ERROR_SCALE
+    )
     return pictures
 
 
 def _picture(frame: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))
-
-
-def _error_picture(error: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Black to yellow over 0 .. ERROR_SCALE pixels, grey where nothing is known."""
-    level = (error / ERROR_SCALE * 255).clamp(0, 255).byte().numpy()
-    color = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[:, :, ::-1].copy()
-    color[~valid.numpy()] = 128
-    return _picture(color)
 
 
 def write_worst(

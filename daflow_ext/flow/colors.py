@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterable
 
 import torch
 
@@ -54,3 +55,39 @@ def flow_to_image(flow: torch.Tensor, max_flow: float | None = None) -> torch.Te
     hue = hue.squeeze(-4).movedim(-1, -3)  # [..., 3, H, W]
     color = torch.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue)
     return torch.floor(255 * color * known).to(torch.uint8)
+
+
+def length_quantile(flow: torch.Tensor, share: float = 0.99) -> float:
+    """The length that ``share`` of the known vectors of a flow do not exceed; 0 if none is known.
+
+    Shapes: flow [..., 2, H, W].
+    Units: pixels.
+    """
+    known = known_vectors(flow)
+    lengths = torch.linalg.vector_norm(flow.detach().float(), dim=-3)[known]
+    if not lengths.numel():
+        return 0.0
+    return lengths.kthvalue(max(1, round(share * lengths.numel()))).values.item()
+
+
+def flow_scale(flows: Iterable[torch.Tensor], share: float = 0.99) -> float:
+    """A ``max_flow`` for a whole clip: the largest :func:`length_quantile` of its flows, at least one pixel.
+
+    A quantile and not the maximum, so that a few wild vectors do not pale all others; at least a pixel, so that the
+    noise of a scene at rest stays white.
+
+    Shapes: flows [2, H, W], taken one at a time.
+    Units: pixels.
+    """
+    return max([1.0, *(length_quantile(flow, share) for flow in flows)])
+
+
+def wheel_legend(side: int = 121) -> torch.Tensor:
+    """The wheel as a picture: the colour of every vector from none (centre) to full length (rim), white around it.
+
+    Shapes: uint8 RGB [3, side, side].
+    """
+    position = (torch.arange(side, dtype=torch.float32) - (side - 1) / 2) / (side / 2)
+    y, x = torch.meshgrid(position, position, indexing="ij")
+    vectors = torch.stack([x, y])
+    return flow_to_image(torch.where((x.square() + y.square() <= 1), vectors, 0.0), max_flow=1.0)
