@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import diffusers
 import torch
@@ -130,8 +130,12 @@ class LiftedRestoration:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Inverse of :meth:`encode`; float in [0, 255]."""
+        return self.decode_unclamped(latents).clamp(0, 255)
+
+    def decode_unclamped(self, latents: torch.Tensor) -> torch.Tensor:
+        """:meth:`decode` with its gradient; colours may leave [0, 255]."""
         images = self.vae.decode((latents / self._scale + self._shift).flatten(0, 1).to(self.vae.dtype)).sample
-        return ((images.float() + 1) * 127.5).clamp(0, 255).unflatten(0, latents.shape[:2])
+        return ((images.float() + 1) * 127.5).unflatten(0, latents.shape[:2])
 
     @property
     def _scale(self) -> float:
@@ -140,6 +144,11 @@ class LiftedRestoration:
     @property
     def _shift(self) -> float:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    @property
+    def can_share_text(self) -> bool:
+        """Whether one text copy for all frames is exact: every frame sees all of them."""
+        return self.transformer.config.lift != "none" and self.transformer.config.window is None
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -185,6 +194,7 @@ class LiftedRestoration:
         generator: torch.Generator | None = None,
         noise: torch.Tensor | None = None,
         share_text: bool = False,
+        guide: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     ) -> Iterator[RestorationStep]:
         """:meth:`steps` on encoded frames [B, F, 16, h, w].
 
@@ -193,6 +203,8 @@ class LiftedRestoration:
             first_step_only: one evaluation that stops at the last tapped layer (features at a tenth of the cost).
             guidance_scale: classifier-free guidance when > 1; features are those of the unguided branch.
             generator: of the starting noise; ``noise`` gives it directly, [B, F, 16, h, w].
+            guide: takes the index of a step and the clean latents as the step sees them, gives those to go on with; the
+                same tensor leaves the step as it is (see :class:`daflow_ext.models.guidance.FlowGuidance`).
         Raises:
             ValueError: options that do not fit together.
         """
@@ -218,6 +230,9 @@ class LiftedRestoration:
             denoised = None
             if velocity is not None:
                 denoised = (latents.float() - sigma * velocity).to(velocity.dtype)
+                guided = denoised if guide is None else guide(index, denoised)
+                if guided is not denoised:
+                    denoised, velocity = guided, ((latents.float() - guided.float()) / sigma).to(velocity.dtype)
                 latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
             yield RestorationStep(
                 index=index,
@@ -245,7 +260,7 @@ class LiftedRestoration:
         return self._images(last.latents, frames, color_fix)
 
     def _images(self, latents: torch.Tensor, frames: torch.Tensor, color_fix: str) -> torch.Tensor:
-        restored = self._padder(frames).unpad(self.decode(latents))
+        restored = self.padder(frames).unpad(self.decode(latents))
         return fix_colors(restored, frames.to(restored), color_fix)
 
     def _evaluate(self, latents, lq, prompt, timestep, **options):
@@ -263,7 +278,8 @@ class LiftedRestoration:
             return run((slice(None), slice(None)))
         return tiles.blend(run)
 
-    def _padder(self, frames: torch.Tensor) -> InputPadder:
+    def padder(self, frames: torch.Tensor) -> InputPadder:
+        """Brings the sides of ``frames`` to whole tokens."""
         return InputPadder(frames.shape, multiple=LATENT_FACTOR * self.transformer.config.patch_size)
 
     def _padded(self, frames: torch.Tensor) -> torch.Tensor:
@@ -273,7 +289,7 @@ class LiftedRestoration:
             raise ValueError(f"frames must be [B, F, 3, H, W], none of them 0, got {list(frames.shape)}")
         if frames.is_floating_point() and float(frames.amax()) <= 1:
             raise ValueError("frames are in [0, 255], but the maximum of these floats is <= 1; multiply by 255")
-        return self._padder(frames).pad(frames.to(self.vae.device))[0]
+        return self.padder(frames).pad(frames.to(self.vae.device))[0]
 
 
 def load_vae(folder: pathlib.Path, dtype: torch.dtype = torch.float32) -> nn.Module:

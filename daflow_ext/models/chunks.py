@@ -131,8 +131,7 @@ class ChunkEstimator:
         shape = (1, CHUNK, transformer.config.in_channels, *(side // LATENT_FACTOR for side in self.size))
         noise = randn_tensor(shape, generator=generator, device=transformer.device, dtype=torch.float32)
         self.noise = noise.to(transformer.dtype)
-        # one text copy for all frames is exact wherever every frame sees all of them
-        self.share_text = transformer.config.lift != "none" and transformer.config.window is None
+        self.share_text = restoration.can_share_text
 
     @torch.no_grad()
     def encode(self, frame: torch.Tensor) -> torch.Tensor:
