@@ -1,8 +1,8 @@
 """Pixels in: images, folders and videos as RGB tensors, and the padding a network needs."""
 
-from .film import write_video
+from .film import video_writer, write_video
 from .io import ImageSequence, open_frames, read_image, write_image
 from .padding import InputPadder
 from .video import Video
 
-__all__ = ["ImageSequence", "InputPadder", "Video", "open_frames", "read_image", "write_image", "write_video"]
+__all__ = ["ImageSequence", "InputPadder", "Video", "open_frames", "read_image", "video_writer", "write_image", "write_video"]
