@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..flow import Aligned, align
-from ..frames import open_frames, read_image, write_image
-from ..frames.film import write_video
+from ..frames import open_frames, read_image, write_image, write_video
 from ..models.pair_flow import PairFlow
 from ._estimate import Estimator, add_model_arguments, add_source_arguments
 from ._flow_files import frame_names, load_flow

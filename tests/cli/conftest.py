@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from daflow_ext.cli import main
+from daflow_ext.flow import write_flow
 from daflow_ext.frames import write_image
 from daflow_ext.models import RAFT
 
@@ -27,6 +28,17 @@ def clip(tmp_path):
     for index in range(4):
         write_image(folder / f"frame{index + 8}.png", scene[:, 5:65, 5 + 2 * index : 75 + 2 * index])
     return folder
+
+
+@pytest.fixture
+def true_flow(clip, tmp_path):
+    """The flow files of ``clip``, whose content moves two pixels to the left from frame to frame."""
+    root = tmp_path / "truth"
+    for kind, x in (("flow", -2.0), ("flow_backward", 2.0)):
+        (root / kind).mkdir(parents=True)
+        for index in range(8, 11):
+            write_flow(root / kind / f"frame{index}.flo", torch.tensor([x, 0.0])[:, None, None].expand(2, 60, 70))
+    return root
 
 
 @pytest.fixture

@@ -5,20 +5,9 @@ import json
 import pytest
 import torch
 
-from daflow_ext import read_image, write_flow, write_image
+from daflow_ext import read_image, write_image
 from daflow_ext.cli import align as verb
 from daflow_ext.frames import Video
-
-
-@pytest.fixture
-def true_flow(clip, tmp_path):
-    """The flow files of ``clip``, whose content moves two pixels to the left from frame to frame."""
-    root = tmp_path / "truth"
-    for kind, x in (("flow", -2.0), ("flow_backward", 2.0)):
-        (root / kind).mkdir(parents=True)
-        for index in range(8, 11):
-            write_flow(root / kind / f"frame{index}.flo", torch.tensor([x, 0.0])[:, None, None].expand(2, 60, 70))
-    return root
 
 
 @pytest.mark.parametrize("radius", [1, 2, 5])
