@@ -5,4 +5,13 @@ from .io import ImageSequence, open_frames, read_image, write_image
 from .padding import InputPadder
 from .video import Video
 
-__all__ = ["ImageSequence", "InputPadder", "Video", "open_frames", "read_image", "video_writer", "write_image", "write_video"]
+__all__ = [
+    "ImageSequence",
+    "InputPadder",
+    "Video",
+    "open_frames",
+    "read_image",
+    "video_writer",
+    "write_image",
+    "write_video",
+]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from daflow_ext.frames import Video
-from daflow_ext.frames.film import write_video
+from daflow_ext.frames.film import video_writer, write_video
 
 
 def clip(count=6, height=32, width=48):
@@ -41,3 +41,29 @@ def test_a_failure_leaves_the_old_file(tmp_path):
         write_video(path, clip(), fps=0)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mkv"])
+def test_frames_as_they_come(tmp_path, suffix):
+    path = tmp_path / f"a: b{suffix}"
+    with video_writer(path, fps=25) as add:
+        for frame in clip():
+            add(frame)
+        assert not path.exists()
+    video = Video(path)
+    assert video.fps == 25
+    assert len(list(video)) == 6
+
+
+def test_the_same_frames_give_the_same_file(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, clip())
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_a_name_that_is_no_video(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"expected a name ending in .mp4, .mov, .mkv"),
+        video_writer(tmp_path / "a.gif", 25),
+    ):
+        pass
