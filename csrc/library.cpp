@@ -10,7 +10,7 @@ STABLE_TORCH_LIBRARY(daflow_ext, m) {
   // fmap1 [B, C, H, W], L x [B, C, H_l, W_l], coords [B, (N,) 2, H, W], radius (y, x) -> [B, (N,) L * nx * ny, H, W]
   m.def(
       "corr_lookup(Tensor fmap1, Tensor[] fmap2_pyramid, Tensor coords, int[2] radius, *, float? scale=None, str "
-      "order=\"xy\", ScalarType? out_dtype=None) -> Tensor");
+      "order=\"xy\", ScalarType? out_dtype=None, bool channels_last=False, bool allow_tf32=False) -> Tensor");
   // -> [grad_fmap1, grad_coords, *grad_pyramid]; an output that is not needed has no elements (the pyramid's: absent)
   m.def(
       "corr_lookup_backward(Tensor grad, Tensor fmap1, Tensor[] fmap2_pyramid, Tensor coords, int[2] radius, *, float? "

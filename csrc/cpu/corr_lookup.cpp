@@ -131,9 +131,18 @@ Arguments check_arguments(const char* name, const Tensor& fmap1, const std::vect
   return args;
 }
 
+// The same [B, (N,) K, H, W] with K densest in memory.
+Tensor channels_to_last(const Tensor& tensor) {
+  const int64_t k = tensor.dim() - 3;
+  const Tensor moved = torch::stable::transpose(torch::stable::transpose(tensor, k, k + 1), k + 1, k + 2);
+  const Tensor dense = torch::stable::contiguous(moved);
+  return torch::stable::transpose(torch::stable::transpose(dense, k + 1, k + 2), k, k + 1);
+}
+
+// Products are exact here whatever allow_tf32 says.
 Tensor corr_lookup(const Tensor& fmap1, const std::vector<Tensor>& fmap2_pyramid, const Tensor& coords,
                    const std::vector<int64_t>& radius, std::optional<double> scale, const std::string& order,
-                   std::optional<ScalarType> out_dtype) {
+                   std::optional<ScalarType> out_dtype, bool channels_last, bool /*allow_tf32*/) {
   const ScalarType dtype = out_dtype.value_or(ScalarType::Float);
   STD_TORCH_CHECK(is_floating(dtype), "corr_lookup: out_dtype must be a floating dtype");
   const Arguments args = check_arguments("corr_lookup", fmap1, fmap2_pyramid, coords, radius, scale, order);
@@ -145,7 +154,7 @@ Tensor corr_lookup(const Tensor& fmap1, const std::vector<Tensor>& fmap2_pyramid
   const auto kernel = DAFLOW_SELECT_ISA(corr_lookup_rows);
   parallel_rows(args.rows() * op.centres, args.multiplications_per_row(), DAFLOW_SELECT_ISA(corr_lookup_scratch)(op),
                 [&](int64_t begin, int64_t end, void* scratch) { kernel(op, output, begin, end, scratch); });
-  return out;
+  return channels_last ? channels_to_last(out) : out;
 }
 
 // Sorts the queries of a level by cell, in query order within a cell: cell_of -> cell_begin, entry_of, entries.

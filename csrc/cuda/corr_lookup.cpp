@@ -60,16 +60,17 @@ Params map_params(const Inputs& in) {
 }
 
 Tensor corr_lookup(const Tensor& fmap1, std::vector<Tensor> pyramid, const Tensor& coords, std::vector<int64_t> radius,
-                   std::optional<double> scale, std::string order, std::optional<ScalarType> out_dtype) {
+                   std::optional<double> scale, std::string order, std::optional<ScalarType> out_dtype,
+                   bool channels_last, bool allow_tf32) {
   const Inputs in = check_inputs(fmap1, pyramid, coords, radius, scale, order);
   const DeviceScope scope(fmap1);
   const ScalarType dtype = out_dtype.value_or(ScalarType::Float);
   auto p = map_params<cuda::CorrLookupParams>(in);
-  p.out_dtype = kernel_dtype(kOp, dtype);
-  Tensor out = torch::stable::new_empty(fmap1, window_shape(coords, in.window), dtype);
+  Tensor out = empty_window(fmap1, window_shape(coords, in.window), dtype, channels_last);
   if (out.numel() == 0) return out;
-  p.out = out.mutable_data_ptr();
-  check_launch(kOp, daflow_cuda_corr_lookup(&p, scope.stream()));
+  p.out = window_output(kOp, out);
+  const bool tensor_cores = p.dtype != cuda::DType::kFloat32 || allow_tf32;
+  check_launch(kOp, (tensor_cores ? daflow_cuda_corr_lookup_tile : daflow_cuda_corr_lookup)(&p, scope.stream()));
   return out;
 }
 

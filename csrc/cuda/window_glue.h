@@ -1,6 +1,8 @@
 // What corr_lookup and volume_lookup share on CUDA: the queries, the window and the output.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/glue.h"
 
 namespace daflow {
@@ -35,6 +37,22 @@ inline std::vector<int64_t> window_shape(const Tensor& coords, const cuda::Windo
   const int64_t samples = static_cast<int64_t>(2 * p.radius_x + 1) * (2 * p.radius_y + 1) * p.num_levels;
   if (coords.dim() == 5) return {p.batch, p.centres, samples, p.height, p.width};
   return {p.batch, samples, p.height, p.width};
+}
+
+// An uninitialised [B, (N,) K, H, W]; with K densest in memory if channels_last.
+inline Tensor empty_window(const Tensor& like, std::vector<int64_t> shape, ScalarType dtype, bool channels_last) {
+  if (!channels_last) return torch::stable::new_empty(like, shape, dtype);
+  const int64_t k = static_cast<int64_t>(shape.size()) - 3;
+  std::rotate(shape.begin() + k, shape.begin() + k + 1, shape.end());
+  const Tensor dense = torch::stable::new_empty(like, shape, dtype);
+  return torch::stable::transpose(torch::stable::transpose(dense, k + 1, k + 2), k, k + 1);
+}
+
+inline cuda::WindowOutput window_output(const char* op, Tensor& out) {
+  const int64_t rank = out.dim();
+  // images count over batch and centres, whose memory is contiguous
+  return {out.mutable_data_ptr(), out.stride(rank - 4), out.stride(rank - 3),
+          out.stride(rank - 2),   out.stride(rank - 1), kernel_dtype(op, out.scalar_type())};
 }
 
 // The gradient that arrives: contiguous, of the output's shape, on the device of `like`.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .. import reference
 from . import _check
 from ._dispatch import empty_channels_last, implementation, register, register_fake
 
@@ -17,6 +18,7 @@ def corr_lookup(
     scale: float | None = None,
     order: str = "xy",
     out_dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
     backend: str = "auto",
 ) -> torch.Tensor:
     """Correlation of every pixel of fmap1 with a window of fmap2 around its coordinate; no volume is ever stored.
@@ -25,6 +27,8 @@ def corr_lookup(
     of ``<fmap1[:, p], fmap2_pyramid[l][:, q]>`` at ``q = (x/2^l + a - radius, y/2^l + b - radius)``: with the default
     ``order="xy"`` the slow window index moves x, as in RAFT and all its checkpoints; ``order="yx"`` swaps a and b.
     Products accumulate in float32 (float64 for float64 features) and are scaled before rounding to ``out_dtype``.
+    On CUDA float16 and bfloat16 features are multiplied on tensor cores; float32 features exactly, or there in tf32
+    where torch allows it (``torch.backends.cuda.matmul.allow_tf32 = True``).
     Non-finite coordinates, and coordinates far outside, give zeros.
 
     Equivalent to: ``RAFT.CorrBlock(fmap1, fmap2, num_levels, radius)(coords)`` with
@@ -34,8 +38,9 @@ def corr_lookup(
         fmap1: [B, C, H, W], any strides (CUDA, and the backward, copy it once where it is not channels_last).
         fmap2_pyramid: L tensors [B, C, H_l, W_l], any sizes; same remark.
         coords: [B, 2, H, W], or [B, N, 2, H, W] for N centres per query pixel.
-        returns [B, L*n*n, H, W] or [B, N, L*n*n, H, W], contiguous. With a pair of radii n*n is (2 rx + 1)(2 ry + 1).
-        A stereo window is ``radius=(0, r)``.
+        returns [B, L*n*n, H, W] or [B, N, L*n*n, H, W], contiguous, or with the window densest in memory if
+        ``channels_last`` (what a 1x1 convolution reads fastest). With a pair of radii n*n is (2 rx + 1)(2 ry + 1). A
+        stereo window is ``radius=(0, r)``.
     Units:
         coords in pixels of level 0, channel 0 = x to the right, channel 1 = y down, float32 (autocast leaves it so).
     Args:
@@ -65,14 +70,27 @@ def corr_lookup(
     radius = _check.radius_pair("corr_lookup", radius)
     _check.window_order("corr_lookup", order)
     _check.output_dtype("corr_lookup", out_dtype, fmap1.device)
+    options = {"scale": scale, "order": order, "out_dtype": out_dtype, "channels_last": channels_last}
     run = implementation("corr_lookup", backend, fmap1.device)
-    return run(fmap1, fmap2_pyramid, coords, radius, scale=scale, order=order, out_dtype=out_dtype)
+    if run is not reference.corr_lookup:
+        options["allow_tf32"] = fmap1.is_cuda and _tf32_is_allowed()
+    return run(fmap1, fmap2_pyramid, coords, radius, **options)
 
 
-def _fake(fmap1, fmap2_pyramid, coords, radius, scale=None, order="xy", out_dtype=None):
+@torch.compiler.assume_constant_result  # torch.compile guards on the setting itself
+def _tf32_is_allowed() -> bool:
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"  # what allow_tf32 and its successors set
+
+
+def _fake(
+    fmap1, fmap2_pyramid, coords, radius, scale=None, order="xy", out_dtype=None, channels_last=False, allow_tf32=False
+):
     window = (2 * radius[0] + 1) * (2 * radius[1] + 1) * len(fmap2_pyramid)
-    shape = (*coords.shape[:-3], window, *coords.shape[-2:])
-    return fmap1.new_empty(shape, dtype=out_dtype or torch.float32)
+    outer, inner = coords.shape[:-3], coords.shape[-2:]
+    dtype = out_dtype or torch.float32
+    if channels_last:
+        return fmap1.new_empty((*outer, *inner, window), dtype=dtype).movedim(-1, -3)
+    return fmap1.new_empty((*outer, window, *inner), dtype=dtype)
 
 
 def _setup_context(ctx, inputs, keyword_only_inputs, output):

@@ -18,6 +18,7 @@ def corr_lookup(
     scale: float | None = None,
     order: str = "xy",
     out_dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
 ) -> torch.Tensor:
     """<fmap1[p], fmap2_l[q]> * scale, looked up around coords / 2^l; see :func:`daflow_ext.ops.corr_lookup`."""
     scale = fmap1.shape[1] ** -0.5 if scale is None else scale
@@ -33,4 +34,5 @@ def corr_lookup(
             for level in fmap2_pyramid
         ]
         bands.append(volume_lookup(volumes, coords[..., band, :], radius, order=order, out_dtype=out_dtype))
-    return torch.cat(bands, dim=-2)
+    out = torch.cat(bands, dim=-2)
+    return out.movedim(-3, -1).contiguous().movedim(-1, -3) if channels_last else out

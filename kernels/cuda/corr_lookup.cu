@@ -1,7 +1,7 @@
-// corr_lookup forward: a block makes the window of one level for a tile of queries, see common/window.cuh.
+// corr_lookup forward in float32: a block makes the window of one level for a tile of queries, see common/window.cuh.
 //
-// Cost: (nx + 1)(ny + 1) dot products per query and level, fed by the L1 and L2 caches, whatever the flow. A kernel on
-// the matrix units for smooth flow would be another choice in daflow_cuda_corr_lookup, beside this one.
+// Cost: (nx + 1)(ny + 1) dot products per query and level, fed by the L1 and L2 caches, whatever the flow. The other
+// forward, on tensor cores, is in corr_lookup_tile.cu.
 #include "corr_lookup.cuh"
 
 #include "common/dot_taps.cuh"
@@ -23,11 +23,7 @@ __global__ void __launch_bounds__(kWindowThreads, 2) corr_lookup_kernel(const __
   for_each_chunk(p.window, [&](const Chunk& chunk) {
     dot_taps<T, kCount>(p.window, tile, b, chunk, centres, p.fmap1, map, p.channels, taps, stride);
     sync_block();
-    const OutputIndex index(p.window, tile, tile.image, level);
-    const bool in_grid = tile.holds(p.window, lane_index());
-    blend(chunk, taps, stride, centres, [&](int x, int y, float value) {
-      if (in_grid) store_float(p.out, index(x, y), p.out_dtype, value * p.scale);
-    });
+    write_chunk<kTileQueries, kWindowWarps>(p.window, tile, chunk, taps, stride, centres, level, p.scale, p.out);
   });
 }
 

@@ -1,4 +1,5 @@
-// corr_lookup on CUDA: launchers. Semantics are those of daflow_ext.ops.corr_lookup.
+// corr_lookup on CUDA: launchers. Semantics are those of daflow_ext.ops.corr_lookup. The forward has two: one computes
+// in float32 whatever the features are, the other on tensor cores.
 #pragma once
 
 #include "common/params.cuh"
@@ -12,8 +13,7 @@ struct CorrLookupParams {
   int32_t channels;
   float scale;
   DType dtype;  // of the feature maps
-  void* out;    // [B, N, L*nx*ny, H, W], contiguous
-  DType out_dtype;
+  WindowOutput out;
 };
 
 struct CorrLookupGradParams {
@@ -47,6 +47,7 @@ struct CorrLookupScatterParams {
 
 extern "C" {
 cudaError_t daflow_cuda_corr_lookup(const daflow::cuda::CorrLookupParams* params, cudaStream_t stream);
+cudaError_t daflow_cuda_corr_lookup_tile(const daflow::cuda::CorrLookupParams* params, cudaStream_t stream);
 cudaError_t daflow_cuda_corr_lookup_grad_fmap1(const daflow::cuda::CorrLookupGradParams* params, cudaStream_t stream);
 cudaError_t daflow_cuda_corr_lookup_grad_coords(const daflow::cuda::CorrLookupGradParams* params, cudaStream_t stream);
 cudaError_t daflow_cuda_corr_lookup_scatter(const daflow::cuda::CorrLookupScatterParams* params, cudaStream_t stream);

@@ -22,6 +22,7 @@ namespace cuda_host {
 namespace {
 
 constexpr int kWarpSize = 32;
+constexpr size_t kMaxSharedBytes = 99 * 1024;  // dynamic; the least that a block can have on sm_80 and later
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr size_t kCanaryBytes = 64;
 constexpr unsigned char kCanary = 0xa5;
@@ -342,7 +343,7 @@ cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size
   const std::lock_guard<std::mutex> lock(launch_mutex);
   const size_t count = block.x;
   if (count == 0 || count > 1024 || count % kWarpSize != 0 || block.y != 1 || block.z != 1 || grid.x == 0 ||
-      grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared_bytes > 48 * 1024) {
+      grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared_bytes > kMaxSharedBytes) {
     return cudaErrorInvalidConfiguration;
   }
   failure.clear();

@@ -134,6 +134,10 @@ inline float shuffle_xor(float value, int mask, CUDA_HOST_SITE) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
+inline int shuffle_xor(int value, int mask, CUDA_HOST_SITE) {
+  return static_cast<int>(
+      cuda_host::meet(cuda_host::Meeting::kShuffle, static_cast<uint32_t>(value), mask, {file, line}));
+}
 inline bool any_in_warp(bool predicate, CUDA_HOST_SITE) {
   return cuda_host::meet(cuda_host::Meeting::kAny, predicate, 0, {file, line}) != 0;
 }

@@ -123,6 +123,28 @@ def test_far_and_non_finite_positions_give_zeros_and_no_gradient(run, bad):
     assert grad2.isfinite().all()
 
 
+@pytest.mark.parametrize("run", IMPLEMENTATIONS, indirect=True)
+@pytest.mark.parametrize("centres", [None, 3])
+def test_channels_last_output(run, centres):
+    """The same numbers, and gradients, with the window densest in memory."""
+    fmap1, fmap2, coords = torch.randn(2, 8, 4, 5), torch.randn(2, 8, 6, 7), smooth_coords(2, 4, 5, centres)
+    out = corr_lookup(*_moved(run, fmap1, fmap2, coords), 1, channels_last=True, backend=run.backend)
+    shape = (2, 9, 4, 5) if centres is None else (2, centres, 9, 4, 5)
+    assert out.shape == shape
+    assert out.movedim(-3, -1).is_contiguous()
+    assert torch.equal(out.cpu(), run(fmap1, [fmap2], coords, 1))
+    for result, expected in zip(
+        gradients(run, fmap1, [fmap2], coords, 1, channels_last=True),
+        gradients(run, fmap1, [fmap2], coords, 1),
+        strict=True,
+    ):
+        assert torch.equal(result, expected)
+
+
+def _moved(run, fmap1, fmap2, coords):
+    return fmap1.to(run.device), [fmap2.to(run.device)], coords.to(run.device)
+
+
 # ---- against the reference ------------------------------------------------------------------------------------------
 
 

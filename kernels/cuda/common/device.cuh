@@ -23,12 +23,29 @@ __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 __device__ __forceinline__ float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
+__device__ __forceinline__ int shuffle_xor(int value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 __device__ __forceinline__ bool any_in_warp(bool predicate) { return __any_sync(0xffffffffu, predicate) != 0; }
 
 __device__ __forceinline__ void atomic_add(float* target, float value) { atomicAdd(target, value); }
 __device__ __forceinline__ void atomic_add(int64_t* target, int64_t value) {
   // two's complement: the unsigned sum is the signed one
   atomicAdd(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(value));
+}
+// Whether four neighbouring floats are added in one reduction.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool kVectorReductions = true;
+#else
+constexpr bool kVectorReductions = false;
+#endif
+// target[0 ... 3] += values, each on its own; target is 16-byte aligned.
+__device__ __forceinline__ void atomic_add_vector(float* target, const float* values) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)), "f"(values[0]),
+               "f"(values[1]), "f"(values[2]), "f"(values[3])
+               : "memory");
+#else
+  for (int i = 0; i < 4; ++i) atomicAdd(target + i, values[i]);
+#endif
 }
 __device__ __forceinline__ void atomic_max(uint32_t* target, uint32_t value) { atomicMax(target, value); }
 

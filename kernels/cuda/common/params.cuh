@@ -27,6 +27,13 @@ struct View4 {
   DType dtype;
 };
 
+// Samples of windows: [B * N, L * nx * ny, H, W] in any order of memory.
+struct WindowOutput {
+  void* data;
+  int64_t stride_image, stride_sample, stride_y, stride_x;
+  DType dtype;
+};
+
 // The queries of a lookup and the shape of its window. Output and gradient: [B, N, L*nx*ny, H, W].
 struct WindowParams {
   const float* coords;  // [B, N, 2, H, W], pixels of level 0

@@ -11,13 +11,19 @@
 namespace daflow {
 namespace cuda {
 
+constexpr size_t kPlainSharedBytes = 48 * 1024;  // more dynamic shared memory has to be asked for
+
 // Every kernel takes one parameter struct by value. A function, not <<<>>>, so that any C++ compiler can read it.
 template <class Params>
 cudaError_t launch(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                    const Params& params) {
+  const void* function = reinterpret_cast<const void*>(kernel);
+  cudaError_t error = cudaSuccess;
+  if (shared_bytes > kPlainSharedBytes) {
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  }
   void* arguments[] = {const_cast<Params*>(&params)};
-  const cudaError_t error =
-      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, arguments, shared_bytes, stream);
+  if (error == cudaSuccess) error = cudaLaunchKernel(function, grid, block, arguments, shared_bytes, stream);
   if (error != cudaSuccess) cudaGetLastError();  // it is reported here; the next caller must not find it again
   return error;
 }

@@ -1,9 +1,9 @@
 // The correlation window, shared by corr_lookup and volume_lookup.
 //
-// A block works on a tile of 8 x 4 query pixels of one centre. For a level it puts the integer taps of every query's
-// window into shared memory, taps[query][row][column], zero outside the level: (nx + 1)(ny + 1) of them, because all
-// samples of a window share one fraction. Then it blends neighbouring taps, with the query as the lane, so that global
-// access to the output runs along x. Windows of more than 256 taps are done in chunks.
+// A block works on a tile of 8 x 4 query pixels of one centre (8 x 8 on tensor cores). For a level it puts the integer
+// taps of every query's window into shared memory, taps[query][row][column], zero outside the level: (nx + 1)(ny + 1)
+// of them, because all samples of a window share one fraction. Then it blends neighbouring taps, with the query as the
+// lane, so that global access to the output runs along x. Windows of more than 256 taps (kTaps) are done in chunks.
 #pragma once
 
 #include "common/bilinear.h"
@@ -41,25 +41,40 @@ struct Chunk {
 
 __host__ __device__ constexpr int lesser(int a, int b) { return a < b ? a : b; }
 
+// The side of the largest square of samples that needs no more than `taps` taps.
+__host__ __device__ constexpr int chunk_side(int taps) {
+  int side = 1;
+  while ((side + 2) * (side + 2) <= taps) ++side;
+  return side;
+}
 // Samples of the largest chunk: all of the window up to 15 x 15; a thin window may be longer.
-__host__ __device__ inline int chunk_height(const WindowParams& p) { return lesser(2 * p.radius_y + 1, 15); }
+template <int kTaps = kChunkTaps>
+__host__ __device__ inline int chunk_height(const WindowParams& p) {
+  return lesser(2 * p.radius_y + 1, chunk_side(kTaps));
+}
+template <int kTaps = kChunkTaps>
 __host__ __device__ inline int chunk_width(const WindowParams& p) {
-  return lesser(2 * p.radius_x + 1, kChunkTaps / (chunk_height(p) + 1) - 1);
+  return lesser(2 * p.radius_x + 1, kTaps / (chunk_height<kTaps>(p) + 1) - 1);
 }
 // From one query's taps to the next in shared memory; odd, so that lanes that are queries meet no bank conflict.
+template <int kTaps = kChunkTaps>
 __host__ __device__ inline int tap_stride(const WindowParams& p) {
-  return (chunk_width(p) + 1) * (chunk_height(p) + 1) | 1;
+  return (chunk_width<kTaps>(p) + 1) * (chunk_height<kTaps>(p) + 1) | 1;
 }
-inline size_t tap_bytes(const WindowParams& p) { return sizeof(float) * kTileQueries * tap_stride(p); }
+template <int kTaps = kChunkTaps, int kQueries = kTileQueries>
+inline size_t tap_bytes(const WindowParams& p) {
+  return sizeof(float) * kQueries * tap_stride<kTaps>(p);
+}
+template <int kHeight = kTileHeight>
 inline int64_t tiles_per_image(const WindowParams& p) {
-  return ceil_div(p.height, kTileHeight) * ceil_div(p.width, kTileWidth);
+  return ceil_div(p.height, kHeight) * ceil_div(p.width, kTileWidth);
 }
 
 // Calls visit(chunk) for every chunk, with block barriers around it: shared memory may be filled at once in visit.
-template <class Visit>
+template <int kTaps = kChunkTaps, class Visit>
 __device__ __forceinline__ void for_each_chunk(const WindowParams& p, Visit&& visit) {
   const int samples_x = 2 * p.radius_x + 1, samples_y = 2 * p.radius_y + 1;
-  const int width = chunk_width(p), height = chunk_height(p);
+  const int width = chunk_width<kTaps>(p), height = chunk_height<kTaps>(p);
   for (int y = 0; y < samples_y; y += height) {
     for (int x = 0; x < samples_x; x += width) {
       sync_block();
@@ -79,12 +94,13 @@ struct Tile {
     return x(query) < p.width && y(query) < p.height;
   }
 };
+template <int kHeight = kTileHeight>
 __device__ __forceinline__ Tile tile_of_block(const WindowParams& p) {
   const unsigned across = static_cast<unsigned>(ceil_div(p.width, kTileWidth));
-  const unsigned down = static_cast<unsigned>(ceil_div(p.height, kTileHeight));
+  const unsigned down = static_cast<unsigned>(ceil_div(p.height, kHeight));
   const unsigned row = blockIdx.x / across;
   return {static_cast<int64_t>(row / down), static_cast<int>(blockIdx.x % across) * kTileWidth,
-          static_cast<int>(row % down) * kTileHeight};
+          static_cast<int>(row % down) * kHeight};
 }
 
 // Where the window of a query lies in a level. Dead windows (no tap inside, or coordinates that are not finite) lie
@@ -95,11 +111,12 @@ struct Centre {
 };
 constexpr int kDead = -(1 << 30);
 
-// The first warp fills centres[query]; a block barrier must follow.
+// The first threads fill centres[query]; a block barrier must follow.
+template <int kQueries = kTileQueries>
 __device__ __forceinline__ void locate(const WindowParams& p, const Tile& tile, int64_t b, int64_t n, int level,
                                        int level_height, int level_width, Centre* centres) {
   const int query = static_cast<int>(threadIdx.x);
-  if (query >= kTileQueries) return;
+  if (query >= kQueries) return;
   Centre centre = {kDead, kDead, 0.0f, 0.0f};
   if (tile.holds(p, query)) {
     const float* at = p.coords + b * p.coords_stride_b + n * p.coords_stride_n + tile.y(query) * p.coords_stride_y +
@@ -134,20 +151,60 @@ struct OutputIndex {
   }
 };
 
+// The sample between four taps: the one at `corner`, its right neighbour, and those `columns` further.
+__device__ __forceinline__ float blend_corners(const float* corner, int columns, const Centre& centre) {
+  const float wx = centre.fraction_x, wy = centre.fraction_y;
+  const float upper = (1.0f - wx) * corner[0] + wx * corner[1];
+  const float lower = (1.0f - wx) * corner[columns] + wx * corner[columns + 1];
+  return (1.0f - wy) * upper + wy * lower;
+}
+
 // Blends the taps of a chunk into its samples and calls emit(x, y, value) with the query of this lane. All threads of
 // the block take part.
 template <class Emit>
 __device__ __forceinline__ void blend(const Chunk& chunk, const float* taps, int stride, const Centre* centres,
                                       Emit&& emit) {
   const int query = lane_index(), columns = chunk.columns();
-  const float wx = centres[query].fraction_x, wy = centres[query].fraction_y;
+  const Centre centre = centres[query];
   const SmallDivisor by_width(chunk.samples_x);
   for (int sample = warp_index(); sample < chunk.samples(); sample += kWindowWarps) {
     const int y = by_width.quotient(sample), x = sample - y * chunk.samples_x;
-    const float* corner = taps + query * stride + y * columns + x;
-    const float upper = (1.0f - wx) * corner[0] + wx * corner[1];
-    const float lower = (1.0f - wx) * corner[columns] + wx * corner[columns + 1];
-    emit(chunk.first_x + x, chunk.first_y + y, (1.0f - wy) * upper + wy * lower);
+    emit(chunk.first_x + x, chunk.first_y + y, blend_corners(taps + query * stride + y * columns + x, columns, centre));
+  }
+}
+
+// Blends the taps of a chunk and writes factor * sample. Lanes are queries where the output has x densest (NCHW), and
+// samples where it has those (channels-last). All threads of the block take part.
+template <int kQueries, int kWarps>
+__device__ __forceinline__ void write_chunk(const WindowParams& p, const Tile& tile, const Chunk& chunk,
+                                            const float* taps, int stride, const Centre* centres, int level,
+                                            float factor, const WindowOutput& out) {
+  const int first_slow = p.x_major ? chunk.first_x : chunk.first_y,
+            first_fast = p.x_major ? chunk.first_y : chunk.first_x;
+  const int chunk_fast = p.x_major ? chunk.samples_y : chunk.samples_x;
+  const int window_slow = 2 * (p.x_major ? p.radius_x : p.radius_y) + 1;
+  const int window_fast = 2 * (p.x_major ? p.radius_y : p.radius_x) + 1;
+  const SmallDivisor by_fast(chunk_fast);
+  const auto write = [&](int query, int sample) {
+    if (!tile.holds(p, query)) return;
+    const int slow = by_fast.quotient(sample), fast = sample - slow * chunk_fast;
+    const int x = p.x_major ? slow : fast, y = p.x_major ? fast : slow;
+    const float value = blend_corners(taps + query * stride + y * chunk.columns() + x, chunk.columns(), centres[query]);
+    const int64_t number =
+        (static_cast<int64_t>(level) * window_slow + first_slow + slow) * window_fast + first_fast + fast;
+    store_float(out.data,
+                tile.image * out.stride_image + number * out.stride_sample + tile.y(query) * out.stride_y +
+                    tile.x(query) * out.stride_x,
+                out.dtype, factor * value);
+  };
+  if (out.stride_sample == 1) {
+    for (int query = warp_index(); query < kQueries; query += kWarps) {
+      for (int sample = lane_index(); sample < chunk.samples(); sample += kWarpSize) write(query, sample);
+    }
+  } else {
+    for (int sample = warp_index(); sample < chunk.samples(); sample += kWarps) {
+      for (int query = lane_index(); query < kQueries; query += kWarpSize) write(query, sample);
+    }
   }
 }
 

@@ -1,0 +1,229 @@
+// corr_lookup forward on tensor cores: a block makes the window of one level for a tile of 8 x 8 queries.
+//
+// Neighbouring queries look at nearly the same place, so the block multiplies all 64 feature vectors of its tile with
+// every position of the box around their windows, 64 positions (a strip) at a time, and keeps of the products those
+// that are taps of a window: 1.9 times the useful arithmetic where the flow is constant, at many times its speed.
+// Strips that no window touches are left out. A tile whose flow is so wild that too many strips remain computes its
+// taps one by one, as corr_lookup.cu does; the others of the same launch do not wait for it.
+//
+// Channels come in panels of 512 bytes per vector: the tile's stay in shared memory while the slices of the strips
+// stream through a ring of buffers. Half precision multiplies exactly and adds in float32; float32 is rounded to tf32.
+#include "corr_lookup.cuh"
+
+#include "common/dot_taps.cuh"
+#include "common/strips.cuh"
+#include "common/tile_product.cuh"
+
+namespace daflow {
+namespace cuda {
+namespace {
+
+constexpr int kSide = 8;
+static_assert(kSide == kTileWidth && kSide * kSide == kProductRows, "a row of the product is a query");
+constexpr int kQueries = kProductRows;
+constexpr int kWarps = kProductThreads / kWarpSize;
+constexpr int kTaps = 144;       // of a chunk: radius 5 in one piece
+constexpr int kPanelSlices = 4;  // of the tile, in shared memory
+constexpr int kStages = 2;       // slices of strips in shared memory
+
+// Tensor cores stop paying where a tile has more strips than this: the traffic of a strip is that of 64 taps, so at
+// `taps` strips the tile reads as much as single taps do; it multiplies faster, and shares less.
+__host__ __device__ constexpr int most_strips(int taps) { return taps / 2; }
+
+struct Shared {
+  unsigned char *panel, *ring;
+  float* taps;
+  __device__ __forceinline__ explicit Shared(int panel_slices)
+      : panel(dynamic_shared()),
+        ring(panel + panel_slices * kSliceSize),
+        taps(reinterpret_cast<float*>(ring + kStages * kSliceSize)) {}
+};
+
+template <class T>
+__host__ __device__ constexpr int slice_count(int channels) {
+  return (channels + kSliceChannels<T> - 1) / kSliceChannels<T>;
+}
+
+// The feature vectors of a block: the tile's in frame 1, and one level of frame 2.
+template <class T>
+struct Features {
+  const T *tile_image, *level_image;
+  const MapView &fmap1, &level;
+  int channels;
+
+  __device__ __forceinline__ const T* query(const Tile& tile, int q) const {
+    return tile_image + tile.y(q) * fmap1.stride_y + tile.x(q) * fmap1.stride_x;
+  }
+  __device__ __forceinline__ CopiedRows<T> queries(const WindowParams& p, const Tile& tile) const {
+    CopiedRows<T> rows;
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i)
+      rows.vector[i] = tile.holds(p, rows.row(i)) ? query(tile, rows.row(i)) : nullptr;
+    return rows;
+  }
+  __device__ __forceinline__ CopiedRows<T> positions(const Box& box, int strip) const {
+    CopiedRows<T> rows;
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+      const Position at = box.position(strip, rows.row(i));
+      rows.vector[i] = at.used ? level_image + at.y * level.stride_y + at.x * level.stride_x : nullptr;
+    }
+    return rows;
+  }
+};
+
+// Keeps of a warp's products those that are taps: sets them, or adds to what earlier panels gave.
+__device__ __forceinline__ void keep_taps(const WarpProducts& sums, const Box& box, int strip, const Chunk& chunk,
+                                          const Centre* centres, bool add, float* taps, int stride) {
+  constexpr int kColumns = kWarpRows / kMmaRowsB;
+  Position at[kColumns][2];
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) at[j][i] = box.position(strip, first_warp_column() + j * kMmaRowsB + product_column(i));
+  }
+#pragma unroll
+  for (int row = 0; row < kWarpRows / 8; ++row) {
+    const int query = first_warp_row() + row / 2 * kMmaRowsA + product_row(row % 2 * 2);
+    const int first_x = centres[query].first_x + chunk.first_x, first_y = centres[query].first_y + chunk.first_y;
+    float* own = taps + query * stride;
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int x = at[j][i].x - first_x, y = at[j][i].y - first_y;
+        if (!at[j][i].used || !inside(x, chunk.columns()) || !inside(y, chunk.rows())) continue;
+        float& tap = own[y * chunk.columns() + x];
+        const float product = sums[row / 2][j][row % 2 * 2 + i];
+        tap = add ? tap + product : product;
+      }
+    }
+  }
+}
+
+// Starts the copies of a panel's slices of one strip after the other; every slice is a group of copies.
+template <class T, bool kAligned>
+class SliceStream {
+ public:
+  __device__ __forceinline__ SliceStream(const Features<T>& features, const Strips& strips, int first, int slices,
+                                         unsigned char* ring)
+      : features_(features), strips_(strips), first_(first), slices_(slices), ring_(ring) {}
+  __device__ __forceinline__ void start_next() {
+    if (strip_ < strips_.count) {
+      if (slice_ == 0) rows_ = features_.positions(strips_.box, strips_.list[strip_]);
+      copy_slice<kAligned>(ring_ + stage_ * kSliceSize, rows_, first_ + slice_ * kSliceChannels<T>, features_.channels,
+                           features_.level_image);
+      stage_ = stage_ == kStages - 1 ? 0 : stage_ + 1;
+      if (++slice_ == slices_) {
+        slice_ = 0;
+        ++strip_;
+      }
+    }
+    commit_copies();
+  }
+
+ private:
+  const Features<T>& features_;
+  const Strips& strips_;
+  int first_, slices_;
+  unsigned char* ring_;
+  CopiedRows<T> rows_;
+  int strip_ = 0, slice_ = 0, stage_ = 0;
+};
+
+// Fills the taps of the tile from the strips of the box, one panel of channels after the other.
+template <class T, bool kAligned>
+__device__ __forceinline__ void multiply_strips(const Features<T>& features, const CopiedRows<T>& queries,
+                                                const Strips& strips, const Chunk& chunk, const Centre* centres,
+                                                const Shared& shared, int stride) {
+  if (strips.count == 0) return;
+  for (int first = 0; first < features.channels; first += kPanelSlices * kSliceChannels<T>) {
+    const int slices = lesser(slice_count<T>(features.channels - first), kPanelSlices);
+    sync_block();  // nobody reads the panel and the ring any more
+    for (int slice = 0; slice < slices; ++slice) {
+      copy_slice<kAligned>(shared.panel + slice * kSliceSize, queries, first + slice * kSliceChannels<T>,
+                           features.channels, features.tile_image);
+    }
+    SliceStream<T, kAligned> stream(features, strips, first, slices, shared.ring);
+    for (int i = 0; i < kStages - 1; ++i) stream.start_next();  // the panel arrives with the first
+    int stage = 0;
+    for (int i = 0; i < strips.count; ++i) {
+      WarpProducts sums = {};
+      for (int slice = 0; slice < slices; ++slice) {
+        wait_for_copies<kStages - 2>();
+        sync_block();
+        stream.start_next();
+        const int left = (features.channels - first - slice * kSliceChannels<T>)*static_cast<int>(sizeof(T));
+        multiply_slices<T>(shared.panel + slice * kSliceSize, shared.ring + stage * kSliceSize,
+                           (lesser(left, kSliceBytes) + kMmaBytes - 1) / kMmaBytes, sums);
+        stage = stage == kStages - 1 ? 0 : stage + 1;
+      }
+      keep_taps(sums, strips.box, strips.list[i], chunk, centres, first != 0, shared.taps, stride);
+    }
+  }
+}
+
+// Fills the taps of the tile one by one: a warp takes its queries in turn.
+template <class T, bool kAligned>
+__device__ __forceinline__ void multiply_single_taps(const WindowParams& p, const Tile& tile,
+                                                     const Features<T>& features, const Chunk& chunk,
+                                                     const Centre* centres, float* taps, int stride) {
+  for (int query = warp_index(); query < kQueries; query += kWarps) {
+    if (!tile.holds(p, query)) continue;
+    query_taps<T, kAligned ? kVector<T> : 1>(chunk, centres[query], features.query(tile, query), features.level,
+                                             features.level_image, features.channels, taps + query * stride);
+  }
+}
+
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kProductThreads, 3)
+    corr_lookup_tile_kernel(const __grid_constant__ CorrLookupParams p) {
+  DAFLOW_SHARED(Centre, centres, kQueries);
+  DAFLOW_SHARED(uint16_t, list, most_strips(kTaps));
+  DAFLOW_SHARED(Strips, plan, 1);
+  const Shared shared(lesser(slice_count<T>(p.channels), kPanelSlices));
+  const int stride = tap_stride<kTaps>(p.window);
+  const int level = static_cast<int>(blockIdx.y);
+  const Tile tile = tile_of_block<kSide>(p.window);
+  const int64_t b = tile.image / p.window.centres, n = tile.image % p.window.centres;
+  const MapView& map = p.levels[level];
+  const Features<T> features = {static_cast<const T*>(p.fmap1.data) + b * p.fmap1.stride_b,
+                                static_cast<const T*>(map.data) + b * map.stride_b, p.fmap1, map, p.channels};
+  const CopiedRows<T> queries = features.queries(p.window, tile);
+  locate<kQueries>(p.window, tile, b, n, level, map.height, map.width, centres);
+  for_each_chunk<kTaps>(p.window, [&](const Chunk& chunk) {
+    if (warp_index() == 0) {
+      const Strips strips = find_strips<kQueries>(chunk, centres, map, most_strips(chunk.taps()), list);
+      if (lane_index() == 0) plan[0] = strips;
+    }
+    for (int i = static_cast<int>(threadIdx.x); i < kQueries * stride; i += kProductThreads) shared.taps[i] = 0.0f;
+    sync_block();
+    const Strips strips = plan[0];
+    if (strips.too_many) {
+      multiply_single_taps<T, kAligned>(p.window, tile, features, chunk, centres, shared.taps, stride);
+    } else {
+      multiply_strips<T, kAligned>(features, queries, strips, chunk, centres, shared, stride);
+    }
+    sync_block();
+    write_chunk<kQueries, kWarps>(p.window, tile, chunk, shared.taps, stride, centres, level, p.scale, p.out);
+  });
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace daflow
+
+using namespace daflow::cuda;
+
+extern "C" cudaError_t daflow_cuda_corr_lookup_tile(const CorrLookupParams* params, cudaStream_t stream) {
+  const WindowParams& window = params->window;
+  const int64_t blocks = window.batch * window.centres * tiles_per_image<kSide>(window);
+  return dispatch(params->dtype, [&](auto type) {
+    using T = decltype(type);
+    const int slices = lesser(slice_count<T>(params->channels), kPanelSlices) + kStages;
+    const size_t bytes = static_cast<size_t>(slices) * kSliceSize + tap_bytes<kTaps, kQueries>(window);
+    const auto kernel =
+        all_vectorizable(*params) ? corr_lookup_tile_kernel<T, true> : corr_lookup_tile_kernel<T, false>;
+    return launch_blocks(kernel, blocks, window.num_levels, kProductThreads, bytes, stream, *params);
+  });
+}
