@@ -132,5 +132,8 @@ setup(
     cmdclass={"build_ext": CMakeBuild},
     packages=[*find_packages(include=["daflow_ext", "daflow_ext.*"]), "daflow_ext.kernels.triton"],
     package_dir={"daflow_ext": "daflow_ext", "daflow_ext.kernels.triton": "kernels/triton"},
-    package_data={"daflow_ext": ["py.typed", "assets/*", "configs/*.yaml", "weights/*/*"]},
+    package_data={
+        "daflow_ext": ["py.typed", "assets/*", "configs/*.yaml", "weights/**/*"],
+        "daflow_ext.flow.report": ["*.css", "*.html", "*.js"],
+    },
 )
