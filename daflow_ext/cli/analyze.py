@@ -10,11 +10,15 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from ..flow import Report
+from ._page import check_page_name, write_page
+from .info import versions
+
 HELP = "zero-shot flow per layer and denoising step of a restoration transformer"
 DESCRIPTION = """\
 For every layer and denoising step: flow by softargmax of the HQ query of a frame and the HQ key of the next, against
 the true flow or that of a RAFT teacher on the clean frames. Prints the table (end-point error in pixels) and the best
-layers; writes OUT/zero_shot.json and OUT/zero_shot.png.
+layers; writes OUT/zero_shot.json and OUT/zero_shot.png, with --report one HTML page, too.
 
 LQ is a folder of frames, a video, or a folder of such (every clip below it counts). The true flow comes from --flow
 (files named after the first frame of each pair, or what `daflow pseudo` wrote) or, as pseudo ground truth, from
@@ -49,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device (default %(default)s)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("-o", "--output", metavar="OUT", type=pathlib.Path, default="daflow_analysis")
+    parser.add_argument("--report", type=pathlib.Path, metavar="PAGE", help="write one HTML page with the heat map")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the table")
 
 
@@ -78,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--clips must be at least 1, got {args.clips}")
     if args.temperature is not None and not args.temperature > 0:
         raise ValueError(f"--temperature must be > 0, got {args.temperature}")
+    check_page_name(args.report)
     restoration = LiftedRestoration.load(args.model, dtype=getattr(torch, args.dtype), device=args.device)
     depth = restoration.transformer.config.num_layers
     layers = tuple(args.layers) if args.layers else tuple(range(depth))
@@ -102,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
     with atomic_path(args.output / "zero_shot.json") as path:
         path.write_text(json.dumps(record, indent=2))
     write_image(args.output / "zero_shot.png", heat_map(table))
+    if args.report is not None:
+        write_page(_page(table, record), args.report)
     if args.json:
         print(json.dumps(record))
         return 0
@@ -109,8 +117,33 @@ def run(args: argparse.Namespace) -> int:
     print("      t " + "".join(f"{layer:8d}" for layer in table.layers))
     for timestep, row in zip(table.timesteps, table.epe.tolist(), strict=True):
         print(f"{timestep:7.1f} " + "".join(f"{value:8.3f}" for value in row))
-    print(f"best layers: {', '.join(map(str, table.best()))}\n{args.output / 'zero_shot.png'}")
+    print(f"best layers: {', '.join(map(str, table.best()))}\n{args.report or args.output / 'zero_shot.png'}")
     return 0
+
+
+def _page(table, record: dict) -> Report:
+    report = Report(
+        f"Zero-shot flow of {record['model']}",
+        subtitle=f"{record['input']}: end-point error of the flow that queries and keys of each layer give, untrained",
+        settings={
+            name: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in record.items()
+            if name not in ("epe_px", "timesteps")
+        },
+        versions=versions(),
+    )
+    report.add_heat_map(
+        "End-point error (px): denoising step down, layer across",
+        table.layers,
+        [f"t = {timestep:.0f}" for timestep in table.timesteps],
+        table.epe.tolist(),
+        corner="step",
+        note=f"Dark violet is best, yellow worst; {table.count} pixels with known flow.",
+    )
+    mean = dict(zip(table.layers, table.epe.mean(0).tolist(), strict=True))
+    bars = [(f"layer {layer}", mean[layer], None) for layer in sorted(mean, key=mean.get)]
+    report.add_bars("Mean over the steps, best layer first", {"": bars}, unit="px")
+    return report
 
 
 def _analyze(args: argparse.Namespace, restoration, layers: tuple[int, ...]):

@@ -8,13 +8,15 @@ import torch
 from tqdm import tqdm
 
 from .. import __version__
-from ..flow import flow_to_image, read_flow, write_flow
+from ..flow import write_flow
+from ..flow.colors import length_quantile
 from ..flow.formats import SUFFIXES
 from ..frames import open_frames, write_image
 from ..frames.io import IMAGE_SUFFIXES
 from ..models.pair_flow import PairFlow
 from ._estimate import Estimator, add_model_arguments, add_source_arguments, load_estimator, model_identity, source_name
 from ._run_folder import RunFolder
+from ._views import add_view_arguments, check_view_arguments, draw_run
 
 HELP = "flow between two frames, along a folder of frames or a video"
 DESCRIPTION = """\
@@ -29,6 +31,13 @@ OUT/occlusion/NAME.png       with --bidirectional: white = pixels of the earlier
 OUT/color/NAME.png           with --viz: hue = direction, saturation = length, one scale for the whole clip
 OUT/color_backward/NAME.png  with both
 OUT/run.json, pairs.jsonl    the settings, and a line per finished pair
+
+--viz takes a list: wheel (OUT/color), arrows, side (frame beside colours), trails (points carried along the clip), and
+with --bidirectional confidence and occlusion (over the frame; OUT/confidence_overlay, OUT/occlusion_overlay). --video
+makes one film of these views side by side, of frame and colours without --viz. --report makes one HTML page that needs
+no network: a slider over the clip, frame against warped next frame, the vector under the cursor. All three are drawn
+when the flow of the whole clip is written, in a second walk over the frames; until then the common colour scale is not
+known, unless --max-flow gives it.
 
 An OUT that ends in the suffix of a format takes the flow of a single pair itself. Every file appears whole or not at
 all; when a later frame cannot be read or the disk is full, the files before it stay. The same command goes on where a
@@ -50,17 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="OUT", type=pathlib.Path, default="daflow_out", help="folder (default %(default)s)"
     )
     parser.add_argument("--format", choices=list(SUFFIXES), help="flow files (default flo, or what OUT ends in)")
-    parser.add_argument("--viz", action="store_true", help="write colour images too")
-    parser.add_argument(
-        "--max-flow",
-        metavar="PX",
-        type=float,
-        help="with --viz: length of full colour in pixels (default: the largest 99 %% length of any pair of the clip)",
-    )
     parser.add_argument("--warm-start", action="store_true", help="begin each pair at the previous flow, carried along")
     parser.add_argument("--bidirectional", action="store_true", help="write backward flow and occlusion masks too")
     parser.add_argument("--overwrite", action="store_true", help="discard the results of an earlier run in OUT")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_view_arguments(parser)
     add_model_arguments(parser, iters=20)
 
 
@@ -107,7 +110,7 @@ class _Outputs:
             "files": {kind: str(path if self.single else path.relative_to(self.root)) for kind, path in files.items()},
             "mean_px": length.mean().item(),
             "max_px": length.max().item(),
-            "p99_px": length.flatten().kthvalue(max(1, round(0.99 * length.numel()))).values.item(),
+            "p99_px": length_quantile(pair.forward),
             "seconds": round(pair.seconds, 4),
         }
         if pair.occluded is not None:
@@ -119,25 +122,11 @@ class _Outputs:
         """Where the files of a record lie."""
         return {kind: name if self.single else str(self.root / name) for kind, name in record["files"].items()}
 
-    def colorize(self, records: list[dict], max_flow: float) -> list[dict[str, str]]:
-        """Colour images of all flow files written, read back one by one: a clip of any length fits in memory."""
-        pictures = []
-        for index, record in enumerate(records):
-            paths = self.paths(record)
-            pictures.append({})
-            for kind, source in (("color", "flow"), ("color_backward", "flow_backward")):
-                if source in paths:
-                    path = self.file(kind, index)
-                    write_image(path, flow_to_image(read_flow(paths[source]), max_flow))
-                    pictures[-1][kind] = str(path)
-        return pictures
-
 
 def run(args: argparse.Namespace) -> int:
     if len(args.input) > 2:
         raise ValueError(f"two images, one folder or one video were expected, got {len(args.input)} paths")
-    if args.max_flow is not None and not 0 < args.max_flow < float("inf"):
-        raise ValueError(f"--max-flow must be a positive number of pixels, got {args.max_flow}")
+    check_view_arguments(args)
     frames = open_frames(*args.input)
     outputs = _Outputs(args, frames)
     estimator = load_estimator(args)
@@ -149,11 +138,17 @@ def run(args: argparse.Namespace) -> int:
         records = _estimate(estimator, frames, outputs, folder, options)
     except Exception as error:
         failure, records = error, records if folder is None else folder.records
+    settings = {
+        "weights": str(source_name(args)),
+        "device": str(estimator.device),
+        **estimator.settings,
+        **options,
+        "unit": "pixels; channel 0 = x to the right, 1 = y down; from the earlier frame to the later",
+    }
     scale, pictures = None, []
-    if args.viz and records:
-        # the length that 99 % of the vectors of a pair do not exceed, at least one pixel: a few wild ones pale nothing
-        scale = args.max_flow or max(1.0, *(record["p99_px"] for record in records))
-        pictures = outputs.colorize(records, scale)
+    if records:
+        paths = [outputs.paths(record) for record in records]
+        scale, pictures = draw_run(args, frames, records, paths, outputs.file, settings)
     if failure is not None:
         if not records:
             raise failure
@@ -168,13 +163,10 @@ def run(args: argparse.Namespace) -> int:
         pair |= picture
     summary = {
         "source": frames.source,
-        "weights": str(source_name(args)),
-        "device": str(estimator.device),
-        **estimator.settings,
-        **options,
-        "unit": "pixels; channel 0 = x to the right, 1 = y down; from the earlier frame to the later",
+        **settings,
         "output": str(args.output),
         "color_scale_px": scale,
+        **{name: str(path) for name, path in (("video", args.video), ("report", args.report)) if path},
         "pairs": pairs,
     }
     _show(summary, args.json)
@@ -225,4 +217,6 @@ def _show(summary: dict, as_json: bool) -> None:
     )
     if summary["color_scale_px"]:
         print(f"full colour = {summary['color_scale_px']:.2f} px")
-    print(summary["output"])
+    for name in ("output", "video", "report"):
+        if name in summary:
+            print(summary[name])

@@ -12,6 +12,7 @@ from ..flow.metrics import PROTOCOLS
 from ..frames._files import atomic_path
 from ..frames.degrade.evaluation_set import versions
 from . import _data
+from ._page import check_page_name, write_page
 
 HELP = "score models on a data set, clean and degraded"
 DESCRIPTION = """\
@@ -20,7 +21,9 @@ Scores one or several models on a data set, with clean frames and with degraded 
 OUT/records.jsonl   one line per model, level and item; an interrupted run goes on where it stopped
 OUT/summary.json    every number, with settings, versions and bad items
 OUT/table.csv       one line per model, level and stratum
-OUT/worst/          the pairs with the largest error as pictures (--worst), as a page too (--html)
+OUT/worst/          the pairs with the largest error as pictures (--worst)
+
+--report PAGE.html  one page that needs no network: bars per level, the table, and the pairs of --worst to step through
 
 EPE is in pixels; 1px, 3px, 5px and Fl are percent of bad pixels, WAUC percent (100 is best). Means are those that the
 benchmark publishes; summary.json and table.csv have both, over pixels and over images. The 95 % interval of EPE
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="score every N-th item (default all)")
     parser.add_argument("--limit", type=int, metavar="N", help="score at most N items")
     parser.add_argument("--worst", type=int, default=0, metavar="K", help="pictures of the K worst pairs per row")
-    parser.add_argument("--html", action="store_true", help="with --worst: a page per row, too")
+    parser.add_argument("--report", type=pathlib.Path, metavar="PAGE", help="write one HTML page of all of it")
     parser.add_argument("--skip-bad", action="store_true", help="count and name items that cannot be read, and go on")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="loading processes (default %(default)s)")
     parser.add_argument("--restart", action="store_true", help="discard the results in OUT")
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("every", "limit"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    check_page_name(args.report)
     levels = _data.chosen_degradations(([] if args.no_clean else [CLEAN]) + args.degrade)
     if args.lq_root is not None:
         levels["lq"] = None
@@ -111,7 +115,14 @@ def run(args: argparse.Namespace) -> int:
     }
     _write(args.output / "summary.json", json.dumps(summary, indent=1))
     _write(args.output / "table.csv", csv_table(rows))
-    pictures = _pictures(args, records, open_level, list(levels), predictors, items)
+    report = None
+    if args.report is not None:
+        from ..evaluate.page import validation_page
+
+        report = validation_page(rows, summary, dataset.protocol, degraded=set(levels) != {CLEAN})
+    pictures = _pictures(args, records, open_level, list(levels), predictors, items, report)
+    if report is not None:
+        write_page(report, args.report)
     print(json.dumps(summary, indent=1) if args.json else _text(args, rows, summary, dataset.protocol, pictures))
     return 0
 
@@ -149,7 +160,7 @@ def _write(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def _pictures(args, records, open_level, levels, predictors, items) -> list[pathlib.Path]:
+def _pictures(args, records, open_level, levels, predictors, items, report) -> list[pathlib.Path]:
     if not args.worst:
         return []
     from ..evaluate.pictures import file_name, worst_items, write_worst
@@ -162,7 +173,7 @@ def _pictures(args, records, open_level, levels, predictors, items) -> list[path
             worst = worst_items(records, predictor.name, level, items, args.worst)
             if worst:
                 folder = args.output / "worst" / f"{file_name(predictor.name)}-{file_name(level)}"
-                write_worst(folder, dataset, predictor, worst, indices, html=args.html)
+                write_worst(folder, dataset, predictor, worst, indices, report=report, level=level)
                 folders.append(folder)
     return folders
 
@@ -186,5 +197,5 @@ def _text(args, rows, summary: dict, protocol: str, pictures: list[pathlib.Path]
         lines.append(f"bad items, not scored ({len(bad)}):")
         lines += [f"  {item}: {reason}" for item, reason in bad.items()]
     lines += [str(folder) for folder in pictures]
-    lines.append(str(args.output / "summary.json"))
+    lines += [str(path) for path in (args.report, args.output / "summary.json") if path is not None]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Pictures of single results: frame, input, truth, prediction, error."""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from ..datasets import Clip, FlowDataset
-from ..flow import error_to_image, flow_to_image, write_report
+from ..flow import Report, error_to_image, flow_to_image
 from ..flow.metrics import PROTOCOLS, Tally
 from ..frames import write_image
 from .predictors import Predictor
@@ -16,6 +17,9 @@ from .records import RecordFile
 
 ERROR_SCALE = 10.0
 """Pixels of error that are drawn in the brightest colour."""
+
+FRAME, DEGRADED = "Frame", "Degraded"
+"""What a report calls the clean frame and what the model saw."""
 
 Panels = dict[str, torch.Tensor]
 
@@ -33,25 +37,46 @@ def worst_items(
     return sorted(scored, key=lambda pair: -pair[1])[:count]
 
 
-def panels(clip: Clip, predictor: Predictor, protocol: str) -> Panels:
-    """Named uint8 [3, H, W] pictures of one item; both flows share the scale of the truth."""
-    pair = clip.meta["pair"]
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """An item and its prediction; unknown is NaN. Of a truth with several samples per pixel, the first is shown."""
+
+    frame: torch.Tensor
+    degraded: torch.Tensor | None
+    truth: torch.Tensor
+    flow: torch.Tensor
+    error: torch.Tensor
+
+
+def _judge(clip: Clip, predictor: Predictor, protocol: str) -> _Judged:
+    pair, rule = clip.meta["pair"], PROTOCOLS[protocol]
     flow = predictor(clip.inputs, pair, pad_mode=clip.meta["pad_mode"])
-    rule = PROTOCOLS[protocol]
     truth = torch.from_numpy(np.ascontiguousarray(clip.flow[pair])).permute(2, 0, 1)
     truth = torch.where(torch.from_numpy(clip.valid[pair]), truth, torch.nan)
     errors = rule.errors(flow, truth, None)
-    shown = truth[:, :: rule.samples, :: rule.samples]
-    scale = max(1.0, float(torch.linalg.vector_norm(shown.nan_to_num(), dim=0).max()))
-    pictures = {"frame": _picture(clip.frames[pair])}
-    if clip.lq is not None:
-        pictures["input"] = _picture(clip.lq[pair])
-    pictures["truth"] = flow_to_image(shown, scale)
-    pictures["prediction"] = flow_to_image(flow, scale)
-    pictures[f"error, bright = {ERROR_SCALE:g} px"] = error_to_image(
-        torch.where(errors.valid, errors.epe, torch.nan), ERROR_SCALE
+    return _Judged(
+        _picture(clip.frames[pair]),
+        None if clip.lq is None else _picture(clip.lq[pair]),
+        truth[:, :: rule.samples, :: rule.samples],
+        flow,
+        torch.where(errors.valid, errors.epe, torch.nan),
     )
-    return pictures
+
+
+def panels(clip: Clip, predictor: Predictor, protocol: str) -> Panels:
+    """Named uint8 [3, H, W] pictures of one item; both flows share the scale of the truth."""
+    return _panels(_judge(clip, predictor, protocol))
+
+
+def _panels(one: _Judged) -> Panels:
+    scale = max(1.0, float(torch.linalg.vector_norm(one.truth.nan_to_num(), dim=0).max()))
+    return {
+        "frame": one.frame,
+        **({} if one.degraded is None else {"input": one.degraded}),
+        "truth": flow_to_image(one.truth, scale),
+        "prediction": flow_to_image(one.flow, scale),
+        f"error, bright = {ERROR_SCALE:g} px": error_to_image(one.error, ERROR_SCALE),
+    }
 
 
 def _picture(frame: np.ndarray) -> torch.Tensor:
@@ -65,28 +90,24 @@ def write_worst(
     worst: Sequence[tuple[str, float]],
     indices: Mapping[str, int],
     *,
-    html: bool = False,
+    report: Report | None = None,
+    level: str = "",
 ) -> list[pathlib.Path]:
-    """One PNG per item of :func:`worst_items`, pictures below each other; with ``html`` also a page to step through."""
+    """One PNG per item of :func:`worst_items`, pictures below each other; they also become steps of a ``report``."""
     folder.mkdir(parents=True, exist_ok=True)
-    written, shown = [], []
+    written = []
     for place, (item, error) in enumerate(worst, start=1):
-        pictures = panels(dataset[indices[item]], predictor, dataset.protocol)
+        one = _judge(dataset[indices[item]], predictor, dataset.protocol)
         path = folder / f"{place:02d}-{file_name(item)}-{error:.2f}px.png"
-        write_image(path, torch.cat(list(pictures.values()), dim=1))
+        write_image(path, torch.cat(list(_panels(one).values()), dim=1))
         written.append(path)
-        shown.append(pictures)
-    if html and shown:
-        by_name = {name: [pictures[name] for pictures in shown] for name in shown[0]}
-        write_report(
-            folder / "index.html",
-            by_name,
-            title=f"{predictor.name}: the {len(shown)} worst pairs of {dataset.name}",
-            statistics=[{"EPE (px)": error} for _, error in worst],
-            settings={f"step {place}": item for place, (item, _) in enumerate(worst, start=1)},
-            max_flow=1.0,
-        )
-        written.append(folder / "index.html")
+        if report is not None:
+            report.add_step(
+                f"{predictor.name}, {level}: {item}",
+                images={FRAME: one.frame} | ({} if one.degraded is None else {DEGRADED: one.degraded}),
+                flows={"Flow": one.flow, "True flow": one.truth},
+                statistics={"EPE (px)": error},
+            )
     return written
 
 

@@ -163,7 +163,12 @@ _EXTRA_TITLES = {
 
 
 def screen_table(rows: Sequence[Row], protocol: str) -> str:
-    """The rows as aligned text: official means, the interval of EPE, EPE per stratum."""
+    """:func:`table_cells` as aligned text."""
+    return _aligned(table_cells(rows, protocol))
+
+
+def table_cells(rows: Sequence[Row], protocol: str) -> list[list[str]]:
+    """A header and the rows: official means, the interval of EPE, EPE per stratum."""
     rule = PROTOCOLS[protocol]
     strata = [name for name in dict.fromkeys(key for row in rows for key in row.scores) if name != "all"]
     extras = [name for name in _EXTRA_TITLES if any(name in row.extra for row in rows)]
@@ -183,7 +188,12 @@ def screen_table(rows: Sequence[Row], protocol: str) -> str:
             cells += [_number(row.scores.get(name, {}).get(key, math.nan), 3) for name in strata]
         cells += [_number(row.extra.get(n, math.nan) * (1e3 if n == "warping_error" else 1), 3) for n in extras]
         lines.append(cells + ([str(len(row.bad))] if "bad" in header else []))
-    return _aligned(lines)
+    return lines
+
+
+def official_epe(row: Row, protocol: str) -> float:
+    """The mean end-point error that the benchmark publishes, NaN without truth."""
+    return row.scores.get("all", {}).get(f"epe_per_{PROTOCOLS[protocol].aggregate_of('epe')}", math.nan)
 
 
 def _number(value: float, digits: int) -> str:

@@ -5,12 +5,13 @@ from .colors import color_wheel, flow_scale, flow_to_image, wheel_legend
 from .consistency import forward_backward_confidence, forward_backward_consistency
 from .draw import arrows, confidence_overlay, error_map, error_to_image, occlusion_overlay, overlay, side_by_side
 from .formats import read_flow, write_flow
-from .report import write_report
+from .report import Report
 from .trails import Trails
 from .warp import forward_interpolate, pixel_grid, warp
 
 __all__ = [
     "Aligned",
+    "Report",
     "Trails",
     "align",
     "arrows",
@@ -32,5 +33,4 @@ __all__ = [
     "warp",
     "wheel_legend",
     "write_flow",
-    "write_report",
 ]

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -45,13 +46,14 @@ def validate(root, out, *more, model="zero"):
 
 def test_one_table_of_clean_and_degraded_frames(root, tmp_path, capsys):
     out = tmp_path / "out"
-    assert validate(root, out, "--degrade", "3", "fog:2", "--worst", "1", "--html", "--robustness") == 0
+    assert validate(root, out, "--degrade", "3", "fog:2", "--worst", "1", "--robustness",
+                    "--report", str(tmp_path / "pages/a.html")) == 0  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("sintel-clean, all pixels of equal images")
     assert [line.split()[1] for line in lines[2:5]] == ["clean", "level3", "fog:2"]
     expected = np.mean([1, 2, math.sqrt(2), math.sqrt(5)])
     assert [line.split()[3] for line in lines[2:5]] == [f"{expected:.3f}"] * 3
-    assert lines[-1] == str(out / "summary.json")
+    assert lines[-2:] == [str(tmp_path / "pages/a.html"), str(out / "summary.json")]
     summary = json.loads((out / "summary.json").read_text())
     assert [row["level"] for row in summary["rows"]] == ["clean", "level3", "fog:2"]
     assert summary["rows"][0]["scores"]["all"]["epe_per_image"] == pytest.approx(expected, rel=1e-6)
@@ -63,7 +65,17 @@ def test_one_table_of_clean_and_degraded_frames(root, tmp_path, capsys):
     assert [row["level"] for row in rows] == ["clean", "level3", "fog:2"]
     assert float(rows[0]["epe_per_image"]) == pytest.approx(expected, rel=1e-6)
     assert sorted(path.name for path in (out / "worst").iterdir()) == ["zero-clean", "zero-fog_2", "zero-level3"]
-    assert (out / "worst/zero-level3/index.html").is_file()
+    page = (tmp_path / "pages/a.html").read_text()
+    head, *steps = [json.loads(text) for text in re.findall(r'<script type="application/json".*?>(.*?)</script>', page)]
+    bars, table = head["results"]
+    assert [group["name"] for group in bars["groups"]] == ["clean", "level3", "fog:2"]
+    assert bars["groups"][0]["bars"][0]["value"] == pytest.approx(expected, rel=1e-6)
+    assert table["rows"][0][:4] == ["zero", "clean", "4", f"{expected:.3f}"]
+    assert [step["name"] for step in steps] == [f"zero, {level}: market_2/frame_0002" for level in
+                                                ("clean", "level3", "fog:2")]  # fmt: skip
+    assert list(steps[0]["images"]) == ["Frame"]
+    assert list(steps[1]["images"]) == ["Frame", "Degraded"]
+    assert head["swipe"] == ["Frame", "Degraded"]
     assert (out / "worst/zero-clean/01-market_2_frame_0002-2.24px.png").is_file()
 
 
@@ -120,6 +132,7 @@ def test_precomputed_frames_are_a_level(root, tmp_path, capsys):
         (["--degrade", "9"], "no degradation '9'; expected a level 1..5"),
         (["--option", "camera=left"], "--option camera=left: sintel takes none, as NAME=VALUE"),
         (["--split", "val"], "split must be one of training, test, got 'val'"),
+        (["--report", "page.png"], "--report page.png is an HTML page; expected a name ending in .html"),
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--lq-window", "some"], "--lq-window must be a number or 'sequence', got 'some'"),
         (["--model", "zero"], "two models are called 'zero'"),

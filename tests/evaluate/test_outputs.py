@@ -16,7 +16,7 @@ from daflow_ext.evaluate import RecordFile, ZeroPredictor, validate
 from daflow_ext.evaluate.pictures import panels, worst_items, write_worst
 from daflow_ext.evaluate.pseudo import confidence, write_pseudo
 from daflow_ext.evaluate.submit import open_parts, write_submission
-from daflow_ext.flow import flow_to_image, forward_backward_consistency, read_flow
+from daflow_ext.flow import Report, flow_to_image, forward_backward_consistency, read_flow
 from daflow_ext.frames import read_image
 
 
@@ -180,15 +180,17 @@ def test_the_worst_pairs_as_pictures(trees, tmp_path):
     worst = worst_items(records, "zero", "clean", items, 2)
     assert [name for name, _ in worst] == ["market_2/frame_0003", "alley_1/frame_0003"]
     assert worst[0][1] == pytest.approx(math.hypot(3, 1), rel=1e-6)
-    written = write_worst(
-        tmp_path / "worst", dataset, ZeroPredictor(), worst, {name: n for n, name in enumerate(items)}, html=True
-    )
+    report, indices = Report("worst"), {name: n for n, name in enumerate(items)}
+    written = write_worst(tmp_path / "worst", dataset, ZeroPredictor(), worst, indices, report=report, level="clean")
     assert [path.name for path in written] == [
-        "01-market_2_frame_0003-3.16px.png", "02-alley_1_frame_0003-3.00px.png", "index.html",
+        "01-market_2_frame_0003-3.16px.png", "02-alley_1_frame_0003-3.00px.png",
     ]  # fmt: skip
     picture = read_image(written[0])
     assert picture.shape == (3, 4 * trees.HEIGHT, trees.WIDTH)
-    assert "market_2/frame_0003" in written[2].read_text()
+    report.write(tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert '"name":"zero, clean: market_2/frame_0003"' in page
+    assert '"values":{"EPE (px)":3.1623}' in page
 
 
 def test_panels_share_one_scale_and_grey_marks_the_unknown(trees, tmp_path):
