@@ -6,12 +6,14 @@ from .consistency import forward_backward_confidence, forward_backward_consisten
 from .draw import arrows, confidence_overlay, error_map, error_to_image, occlusion_overlay, overlay, side_by_side
 from .formats import read_flow, write_flow
 from .report import Report
+from .stabilize import Stabilized, fit_similarity, stabilize
 from .trails import Trails
 from .warp import forward_interpolate, pixel_grid, warp
 
 __all__ = [
     "Aligned",
     "Report",
+    "Stabilized",
     "Trails",
     "align",
     "arrows",
@@ -20,6 +22,7 @@ __all__ = [
     "confidence_overlay",
     "error_map",
     "error_to_image",
+    "fit_similarity",
     "flow_scale",
     "flow_to_image",
     "forward_backward_confidence",
@@ -30,6 +33,7 @@ __all__ = [
     "pixel_grid",
     "read_flow",
     "side_by_side",
+    "stabilize",
     "warp",
     "wheel_legend",
     "write_flow",
