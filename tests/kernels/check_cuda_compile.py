@@ -5,8 +5,8 @@
 
 Builds daflow_ext/_cuda.so as CMakeLists.txt describes it, but in a scratch folder, against the torch of this Python
 (the one for the CPU will do). Prints registers, shared memory and spills of every kernel on every architecture. Exits
-with 1 if a kernel spills registers without an entry in EXPLAINED_SPILLS, or if the library needs a symbol that neither
-torch's stable interface nor the system libraries give.
+with 1 if a kernel spills registers without an entry in EXPLAINED_SPILLS, if one of TENSOR_CORE_KERNELS does not use
+tensor cores, or if the library needs a symbol that neither torch's stable interface nor the system libraries give.
 """
 
 import argparse
@@ -25,6 +25,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 EXPLAINED_SPILLS: dict[str, str] = {}
 """Kernels allowed to spill, by the start of their name in the table, with the reason."""
+
+TENSOR_CORE_KERNELS = ("corr_lookup_tile_kernel",)
+"""Kernels whose products must be matrix instructions, by their names without template arguments."""
 
 CUDA_ONLY_SYMBOLS = {"aoti_torch_get_current_cuda_stream"}
 """What only a torch with CUDA defines, and only there is the library loaded."""
@@ -71,6 +74,11 @@ def demangle(names: list[str]) -> dict[str, str]:
     return short
 
 
+def kernel_name(readable: str) -> str:
+    """Of "file: kernel<T, n>"."""
+    return readable.split(": ")[-1].split("<")[0]
+
+
 def build(archs: str, scratch: pathlib.Path) -> str:
     """Configures and builds the `_cuda` target in `scratch`; the build's output."""
     locator = importlib.util.spec_from_file_location("torch_locator", ROOT / "_build" / "torch_locator.py")
@@ -99,6 +107,39 @@ def build(archs: str, scratch: pathlib.Path) -> str:
         if done.returncode != 0:
             raise SystemExit(f"{log}\ncheck_cuda_compile: the build failed")
     return log
+
+
+def count_matrix_instructions(code: str) -> dict[str, int]:
+    """Per kernel (mangled), from the machine code that `cuobjdump -sass` prints or from PTX."""
+    counts, kernel = {}, None
+    for line in code.splitlines():
+        if match := re.search(r"(?:Function : |\.entry )(\w+)", line):
+            kernel = match[1]
+            counts.setdefault(kernel, 0)
+        elif kernel is not None and re.search(r"\bHMMA\.|\bmma\.sync\.", line):
+            counts[kernel] += 1
+    return counts
+
+
+def matrix_instructions(library: pathlib.Path, sources: set[str]) -> dict[str, int]:
+    """The counts for `library`; without cuobjdump, for the PTX of its `sources` (stems in kernels/cuda)."""
+    toolkit = f"{os.environ['PATH']}{os.pathsep}/usr/local/cuda/bin"
+    if cuobjdump := shutil.which("cuobjdump", path=toolkit):
+        commands = [[cuobjdump, "-sass", str(library)]]
+    else:
+        nvcc = shutil.which("nvcc", path=toolkit) or "nvcc"
+        folder = ROOT / "kernels" / "cuda"
+        options = [
+            "-ptx",
+            "-std=c++17",
+            "-arch=compute_80",
+            "--expt-relaxed-constexpr",
+            f"-I{ROOT / 'csrc'}",
+            f"-I{folder}",
+        ]
+        commands = [[nvcc, *options, str(folder / f"{source}.cu"), "-o", "-"] for source in sorted(sources)]
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands]
+    return count_matrix_instructions("\n".join(outputs))
 
 
 def symbols(library: pathlib.Path, *options: str) -> list[str]:
@@ -146,8 +187,11 @@ def main() -> int:
     archs = parser.parse_args().archs
     with tempfile.TemporaryDirectory(prefix="daflow-cuda-gate-") as scratch:
         usages = parse_ptxas(build(archs, pathlib.Path(scratch)))
-        unexpected = unexpected_symbols(pathlib.Path(scratch) / "_cuda.so")
-    names = demangle(sorted({usage.kernel for usage in usages}))
+        library = pathlib.Path(scratch) / "_cuda.so"
+        unexpected = unexpected_symbols(library)
+        names = demangle(sorted({usage.kernel for usage in usages}))
+        dense = {usage.kernel for usage in usages if kernel_name(names[usage.kernel]) in TENSOR_CORE_KERNELS}
+        products = matrix_instructions(library, {names[kernel].split(":")[0] for kernel in dense})
     print_table(usages, names)
 
     failures = []
@@ -161,6 +205,11 @@ def main() -> int:
         name = names[usage.kernel]
         if usage.spill and not any(name.startswith(allowed) for allowed in EXPLAINED_SPILLS):
             failures.append(f"{name} spills {usage.spill} bytes on sm_{usage.arch}")
+    # PTX of its own has other hashes in the names of unnamed namespaces: kernels are told apart by their readable names
+    readable = demangle(sorted(products))
+    used = {readable[kernel]: count for kernel, count in products.items()}
+    failures += [f"{names[kernel]} uses no tensor cores" for kernel in sorted(dense) if not used.get(names[kernel])]
+    failures += [f"no kernel {name}" for name in TENSOR_CORE_KERNELS if name not in map(kernel_name, names.values())]
     failures += [f"unexpected undefined symbol {name}" for name in unexpected]
     for failure in failures:
         print(f"check_cuda_compile: {failure}", file=sys.stderr)

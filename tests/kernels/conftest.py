@@ -100,7 +100,13 @@ class CudaHost:
         torch.ops.load_library(str(library))
         self._library = ctypes.CDLL(str(library))
         self._library.cuda_host_set_seed.argtypes = [ctypes.c_uint64]
+        self._library.cuda_host_products.restype = ctypes.c_uint64
         self.ops = torch.ops.daflow_cuda_host
+
+    @property
+    def products(self) -> int:
+        """Tensor-core instructions of the last launch."""
+        return self._library.cuda_host_products()
 
     @contextlib.contextmanager
     def shuffled(self, seed: int):

@@ -39,6 +39,37 @@ def test_registers_shared_memory_and_spills_are_read(gate):
     assert names[spilling.kernel] == "corr_lookup: corr_lookup_kernel<float, 4>"
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        """
+        Function : tile
+        /*0a10*/  HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0a20*/  FFMA R4, R8, R12, R4 ;
+        /*0a30*/  HMMA.1688.F32.TF32 R4, R8, R12, R4 ;
+        Function : plain
+        /*0a10*/  FFMA R4, R8, R12, R4 ;
+        """,
+        """
+        .visible .entry tile(
+        mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r2, %r3, %r4}, {%r5, %r6}, ...;
+        fma.rn.f32 %f1, %f2, %f3, %f1;
+        mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f1, %f2, %f3, %f4}, {%r1, %r2, %r3, %r4}, {%r5, %r6}, ...;
+        .visible .entry plain(
+        fma.rn.f32 %f1, %f2, %f3, %f1;
+        """,
+    ],
+    ids=["SASS", "PTX"],
+)
+def test_matrix_instructions_are_counted(gate, code):
+    assert gate.count_matrix_instructions(code) == {"tile": 2, "plain": 0}
+
+
+def test_kernels_are_told_by_their_names(gate):
+    assert gate.kernel_name("corr_lookup_tile: corr_lookup_tile_kernel<Half, true>") == "corr_lookup_tile_kernel"
+    assert gate.kernel_name("plain_kernel") == "plain_kernel"
+
+
 def test_symbols_that_nobody_defines_are_found(gate, tmp_path):
     source = tmp_path / "library.cpp"
     source.write_text(
