@@ -22,6 +22,7 @@ def st_attention(
     window: int | None = None,
     reference_frames: Sequence[int] = (),
     stream_weights: Sequence[float] | None = None,
+    score_bound: float | None = None,
     return_lse: bool = False,
     backend: str = "auto",
 ):
@@ -42,6 +43,9 @@ def st_attention(
         window: tokens of frame i see keys of frames j with |i - j| <= window; None sees all frames.
         reference_frames: frames whose keys every frame sees besides its window.
         stream_weights: multiplicity of each key stream: weight n equals n copies of that stream, 0 hides it.
+        score_bound: no |scale <q_i, k_j>| is larger, as is known of normalised q and k, say. Changes how the triton
+            backend computes, never what: it leaves out the running maximum where the bound allows it, and repeats
+            with it any tile of queries whose sums show that the bound was wrong.
     A row that sees no key gives output 0 and LSE -inf. The LSE is not differentiable.
     Raises:
         ValueError, TypeError: lists, shapes, dtypes or devices that do not fit together.
@@ -49,6 +53,8 @@ def st_attention(
     Source: DA-Flow (arXiv 2603.23499), section 4.2, full spatio-temporal attention; online softmax as FlashAttention's.
     """
     _check_streams(q, k, v, frames, window, reference_frames, stream_weights)
+    if score_bound is not None and not score_bound >= 0:  # also refuses NaN
+        raise ValueError(f"st_attention: score_bound must be >= 0 or None, got {score_bound}")
     device = q[0].device
     if torch.is_autocast_enabled(device.type):  # as scaled_dot_product_attention
         q, k, v = ([s.to(torch.get_autocast_dtype(device.type)) for s in streams] for streams in (q, k, v))
@@ -63,11 +69,11 @@ def st_attention(
     seen = [index for index, stream in enumerate(k) if weights[index] > 0 and _tokens(stream) > 0]
     if seen:
         queries, keys, values = ([_by_frame(s, frames) for s in streams] for streams in (q, k, v))
-        run = _sdpa if chosen == "sdpa" else _triton
-        outputs, lse = run(
+        arguments = (
             queries, [keys[i] for i in seen], [values[i] for i in seen], scale, window, reference_frames,
             [weights[i] for i in seen], return_lse,
         )  # fmt: skip
+        outputs, lse = _sdpa(*arguments) if chosen == "sdpa" else _triton(*arguments, score_bound)
     else:  # zeros that stay part of the graph
         outputs = [s.masked_fill(s.new_ones((), dtype=torch.bool), 0.0) for s in q]
         lse = [s.new_full(s.shape[:-1], -math.inf, dtype=_wide(s)) for s in q]
@@ -208,15 +214,16 @@ def _log_sum_exp(queries, keys, bias, scale):
 # ---- triton ---------------------------------------------------------------------------------------------------------
 
 
-def _triton(q, k, v, scale, window, reference_frames, weights, return_lse):
+def _triton(q, k, v, scale, window, reference_frames, weights, return_lse, score_bound):
     q, k, v = ([s if s.stride(-1) == 1 else s.contiguous() for s in streams] for streams in (q, k, v))
     if scale <= 0:  # the kernels find the largest score before they scale it
         sign = -1.0 if scale < 0 else 0.0
         q, scale = [s * sign for s in q], abs(scale) or 1.0
     filled = [s for s in q if _tokens(s) > 0]
     found = torch.ops.daflow_ext.st_attention(
-        filled, k, v, scale, -1 if window is None else window, list(map(int, reference_frames)), weights
-    )
+        filled, k, v, scale, -1 if window is None else window, list(map(int, reference_frames)), weights,
+        math.inf if score_bound is None else float(score_bound),
+    )  # fmt: skip
     *outputs, lse = found if filled else (q[0].new_empty(0),)
     remaining = iter(outputs)
     outputs = [next(remaining) if _tokens(s) > 0 else s.clone() for s in q]
@@ -229,16 +236,16 @@ def _triton(q, k, v, scale, window, reference_frames, weights, return_lse):
 @torch.library.custom_op("daflow_ext::st_attention", mutates_args=())
 def _st_attention(
     q: Sequence[torch.Tensor], k: Sequence[torch.Tensor], v: Sequence[torch.Tensor], scale: float, window: int,
-    reference_frames: Sequence[int], weights: Sequence[float],
+    reference_frames: Sequence[int], weights: Sequence[float], score_bound: float,
 ) -> list[torch.Tensor]:  # fmt: skip
     """The Triton kernels: outputs contiguous, then the LSE [B, heads, tokens of all q]. Opaque to torch.compile."""
     from ..kernels.triton import st_attention as kernels
 
-    return kernels.forward(q, k, v, scale, window, reference_frames, weights)
+    return kernels.forward(q, k, v, scale, window, reference_frames, weights, score_bound)
 
 
 @_st_attention.register_fake
-def _(q, k, v, scale, window, reference_frames, weights):
+def _(q, k, v, scale, window, reference_frames, weights, score_bound):
     batch, heads = q[0].shape[0], q[0].shape[3]
     lse = q[0].new_empty((batch, heads, sum(s.shape[1] * s.shape[2] for s in q)), dtype=torch.float32)
     return [*(s.new_empty(s.shape) for s in q), lse]
@@ -261,7 +268,7 @@ def _(grads, q, k, v, outputs, lse, scale, window, reference_frames, weights):
 
 
 def _setup_context(ctx, inputs, output):
-    q, k, v, *ctx.options = inputs
+    q, k, v, *ctx.options, _score_bound = inputs
     *outputs, lse = output
     ctx.save_for_backward(*q, *k, *v, *outputs, lse)
     ctx.lengths = len(q), len(k)
@@ -274,7 +281,7 @@ def _backward(ctx, grads):
     grads = [torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs, strict=False)]
     found = torch.ops.daflow_ext.st_attention_backward(grads, q, k, v, outputs, lse, *ctx.options)
     no_frames = [] if len(ctx.options[2]) == 0 else None  # autograd takes an empty list for one of tensors
-    return found[:n], found[n : n + m], found[n + m :], None, None, no_frames, None
+    return found[:n], found[n : n + m], found[n + m :], None, None, no_frames, None, None
 
 
 _st_attention.register_autograd(_backward, setup_context=_setup_context)

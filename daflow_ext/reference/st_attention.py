@@ -16,9 +16,13 @@ def st_attention(
     window: int | None = None,
     reference_frames: Sequence[int] = (),
     stream_weights: Sequence[float] | None = None,
+    score_bound: float | None = None,
     return_lse: bool = False,
 ):
-    """softmax(q k^T * scale + log multiplicity) v over the tokens of all frames and streams; see ops.st_attention."""
+    """softmax(q k^T * scale + log multiplicity) v over the tokens of all frames and streams; see ops.st_attention.
+
+    ``score_bound`` changes nothing here.
+    """
     scale = q[0].shape[-1] ** -0.5 if scale is None else scale
     accumulate = torch.float64 if q[0].dtype == torch.float64 else torch.float32
     queries, keys, values = (torch.cat([_tokens(s) for s in streams], 1).to(accumulate) for streams in (q, k, v))

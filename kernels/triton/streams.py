@@ -51,24 +51,29 @@ def first_tiles(streams: Sequence[Stream], block: int) -> tuple[int, ...]:
 
 
 @triton.jit
+def select(hit, one, other):
+    """Stream ``one`` where ``hit``, field by field, so that code is not repeated per stream."""
+    return Stream(
+        tl.where(hit, one.pointer, other.pointer),
+        tl.where(hit, one.stride_batch, other.stride_batch),
+        tl.where(hit, one.stride_frame, other.stride_frame),
+        tl.where(hit, one.stride_token, other.stride_token),
+        tl.where(hit, one.stride_head, other.stride_head),
+        tl.where(hit, one.frames, other.frames),
+        tl.where(hit, one.tokens, other.tokens),
+        tl.where(hit, one.joined, other.joined),
+        tl.where(hit, one.offset, other.offset),
+    )
+
+
+@triton.jit
 def pick(streams, first_tile, tile):
-    """The stream of a tile, and the index of its first tile. Selects fields, so that code is not repeated."""
+    """The stream of a tile, and the index of its first tile."""
     chosen, first = streams[0], 0
     for index in tl.static_range(1, len(streams)):
         hit = tile >= first_tile[index]
-        other = streams[index]
         first = tl.where(hit, first_tile[index], first)
-        chosen = Stream(
-            tl.where(hit, other.pointer, chosen.pointer),
-            tl.where(hit, other.stride_batch, chosen.stride_batch),
-            tl.where(hit, other.stride_frame, chosen.stride_frame),
-            tl.where(hit, other.stride_token, chosen.stride_token),
-            tl.where(hit, other.stride_head, chosen.stride_head),
-            tl.where(hit, other.frames, chosen.frames),
-            tl.where(hit, other.tokens, chosen.tokens),
-            tl.where(hit, other.joined, chosen.joined),
-            tl.where(hit, other.offset, chosen.offset),
-        )
+        chosen = select(hit, streams[index], chosen)
     return chosen, first
 
 

@@ -20,6 +20,11 @@ class Config(NamedTuple):
     Args:
         tile: block sizes, in the order of the kernel's BLOCK_ parameters.
         descriptors: load through tensor descriptors (TMA) what has a fitting address and fitting strides.
+        look_ahead: issue the products with the next block of keys before the softmax of the current one.
+        max_free: leave out the running maximum where the scores are known to be small enough.
+        block_lists: walk over a list of key tiles instead of runs of tokens; through pointers, without look-ahead.
+        programs: per multiprocessor, each taking tiles in turn (a persistent grid); 0 is one program per tile.
+    The last four are for the forward kernel of st_attention only.
     """
 
     tile: tuple[int, ...]
@@ -27,6 +32,10 @@ class Config(NamedTuple):
     num_stages: int
     descriptors: bool = False
     max_registers: int | None = None
+    look_ahead: bool = True
+    max_free: bool = True
+    block_lists: bool = False
+    programs: int = 0
 
     @property
     def options(self) -> dict[str, int | bool | None]:
@@ -39,6 +48,7 @@ class Config(NamedTuple):
 
 
 _HALF, _TF32, _TF32X3 = "half", "tf32", "tf32x3"
+_REPAIR = {"look_ahead": False, "programs": 2}
 
 # kernel -> least compute capability -> kind of product -> widest head -> config. 8.6, 8.9 and 12.0 have 99 KB of shared
 # memory per program, which the entries of 80 and 120 keep to.
@@ -70,6 +80,13 @@ CONFIGS: dict[str, dict[int, dict[str, dict[int, Config]]]] = {
             _HALF: {64: Config((128, 64), 8, 3), 128: Config((128, 32), 8, 2)},
             _TF32: {64: Config((64, 32), 4, 2), 128: Config((32, 16), 4, 2)},
             _TF32X3: {64: Config((64, 16), 4, 1), 128: Config((32, 16), 4, 1)},
+        },
+    },
+    "st_attention_repair": {  # rows that a wrong bound was given for: few programs, that find nothing to do
+        80: {
+            _HALF: {64: Config((128, 32), 8, 2, **_REPAIR), 128: Config((128, 32), 8, 2, **_REPAIR)},
+            _TF32: {64: Config((64, 32), 4, 2, **_REPAIR), 128: Config((32, 16), 4, 2, **_REPAIR)},
+            _TF32X3: {64: Config((64, 16), 4, 1, **_REPAIR), 128: Config((32, 16), 4, 1, **_REPAIR)},
         },
     },
     "st_attention_backward_queries": {
@@ -179,10 +196,52 @@ for _kernel in (
 CONFIGS["softargmax_flow_backward_key"][120] |= {_HALF: {_ANY: Config((32, 32, 64, 256), 8, 2)}}
 CONFIGS["softargmax_flow"][100] = {**CONFIGS["softargmax_flow"][90], _HALF: {_ANY: Config((128, 64, 64), 8, 3)}}
 
+# Launch options that autotune may take instead of the default of an architecture; the compile gate keeps out those that
+# spill. None has been timed: which one is fastest is for the GPU at hand to say.
+_PLAIN, _LISTED = {"look_ahead": False}, {"look_ahead": False, "block_lists": True}
+CANDIDATES: dict[str, dict[int, dict[str, Config]]] = {
+    "st_attention": {  # 16-bit types, heads of up to 64 channels
+        80: {
+            "look-ahead 128x64, persistent": Config((128, 64), 8, 3, programs=1),
+            "plain 128x64": Config((128, 64), 8, 3, **_PLAIN),
+            "plain 128x64, 4 warps": Config((128, 64), 4, 3, **_PLAIN),
+            "plain 128x64, persistent": Config((128, 64), 8, 3, programs=2, **_PLAIN),
+            "plain 64x64, 4 warps": Config((64, 64), 4, 3, **_PLAIN),
+            "block lists 128x64": Config((128, 64), 8, 3, **_LISTED),
+        },
+        90: {
+            "plain 128x128": Config((128, 128), 8, 3, True, **_PLAIN),
+            "plain 128x64": Config((128, 64), 8, 3, True, **_PLAIN),
+            "plain 128x64, 4 warps": Config((128, 64), 4, 3, True, **_PLAIN),
+            "plain 256x64": Config((256, 64), 8, 2, True, **_PLAIN),
+            "plain 128x64, persistent": Config((128, 64), 8, 3, True, programs=2, **_PLAIN),
+            "block lists 128x128": Config((128, 128), 8, 2, **_LISTED),
+            "block lists 128x64": Config((128, 64), 8, 3, **_LISTED),
+        },
+        100: {
+            "look-ahead 128x128, persistent": Config((128, 128), 8, 2, True, programs=1),
+            "plain 128x128": Config((128, 128), 8, 3, True, **_PLAIN),
+            "plain 128x64": Config((128, 64), 8, 3, True, **_PLAIN),
+            "plain 128x64, 4 warps": Config((128, 64), 4, 3, True, **_PLAIN),
+            "plain 128x128, persistent": Config((128, 128), 8, 3, True, programs=1, **_PLAIN),
+            "block lists 128x128": Config((128, 128), 8, 2, **_LISTED),
+            "block lists 128x64": Config((128, 64), 8, 3, **_LISTED),
+        },
+        120: {
+            "look-ahead 128x64, persistent": Config((128, 64), 8, 2, True, programs=1),
+            "plain 128x64": Config((128, 64), 8, 2, True, **_PLAIN),
+            "plain 128x64, 4 warps": Config((128, 64), 4, 2, True, **_PLAIN),
+            "plain 128x64, persistent": Config((128, 64), 8, 2, True, programs=2, **_PLAIN),
+            "block lists 128x64": Config((128, 64), 8, 2, **_LISTED),
+        },
+    },
+}
+
 # Small blocks, so that tests meet several of them and their tails.
 INTERPRETED = {
     "st_attention": Config((32, 16), 1, 1),
     "st_attention_pointers": Config((32, 16), 1, 1),
+    "st_attention_repair": Config((16, 16), 1, 1, **_REPAIR),
     "st_attention_backward_queries": Config((16, 32), 1, 1),
     "st_attention_backward_keys": Config((32, 16), 1, 1),
     "qk_norm": Config((16,), 1, 1),
@@ -203,6 +262,11 @@ def architecture() -> int:
     return int(triton.runtime.driver.active.get_current_target().arch)
 
 
+def multiprocessors(device: torch.device) -> int:
+    """Of the device; 2 where there is none, so that tests have more tiles than programs of a persistent grid."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
 def config(kernel: str, dtype: torch.dtype, width: int = 0) -> Config:
     """The launch options of a kernel on the current device.
 
@@ -214,13 +278,26 @@ def config(kernel: str, dtype: torch.dtype, width: int = 0) -> Config:
     arch = architecture()
     if arch == 0:
         return INTERPRETED[kernel]
-    known = [least for least in CONFIGS[kernel] if least <= arch]
+    by_width = _newest(CONFIGS, kernel, arch)[_HALF if dtype.itemsize == 2 else dot_precision(dtype)]
+    return by_width[min(widest for widest in by_width if widest >= width)]
+
+
+def candidates(kernel: str, dtype: torch.dtype, width: int = 0) -> dict[str, Config]:
+    """What :func:`autotune` may try on the current device, by name; "default" first."""
+    found = {"default": config(kernel, dtype, width)}
+    if kernel in CANDIDATES and dtype.itemsize == 2 and width <= 64 and architecture():
+        found |= _newest(CANDIDATES, kernel, architecture())
+    return found
+
+
+def _newest(table: dict[str, dict[int, dict]], kernel: str, arch: int) -> dict:
+    """The entry of the newest architecture that is not newer than ``arch``."""
+    known = [least for least in table[kernel] if least <= arch]
     if not known:
         raise RuntimeError(
             f"{kernel}: the triton kernels need compute capability 8.0 or newer, this device has {arch / 10}"
         )
-    by_width = CONFIGS[kernel][max(known)][_HALF if dtype.itemsize == 2 else dot_precision(dtype)]
-    return by_width[min(widest for widest in by_width if widest >= width)]
+    return table[kernel][max(known)]
 
 
 @contextlib.contextmanager
@@ -236,19 +313,20 @@ def use(**configs: Config) -> Iterator[None]:
 
 
 def autotune(
-    kernel: str, call: Callable[[], torch.Tensor | Sequence[torch.Tensor]], candidates: Sequence[Config], atol: float
+    kernel: str, call: Callable[[], torch.Tensor | Sequence[torch.Tensor]], tried: Sequence[Config], atol: float
 ) -> Config:
-    """Keep the fastest of ``candidates`` for ``kernel`` in this process, and return it.
+    """Keep the fastest of the configs ``tried`` for ``kernel`` in this process, and return it.
 
     Args:
         call: runs the kernel on a typical input and returns its outputs.
+        tried: such as ``candidates(kernel, dtype, width).values()``.
         atol: a candidate whose outputs differ by more from those of the default config is refused.
     """
     with use():
         _overrides.pop(kernel, None)
         truth = _as_list(call())
     best, best_time = None, float("inf")
-    for candidate in candidates:
+    for candidate in tried:
         with use(**{kernel: candidate}):
             try:
                 outputs = _as_list(call())

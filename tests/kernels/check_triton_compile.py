@@ -5,14 +5,18 @@
     python tests/kernels/check_triton_compile.py --json usage.json              # also record every figure there
 
 The launch code of kernels/triton runs as it is, on tensors without storage, for a driver that only names the target; so
-every kernel is compiled with the very arguments, tile sizes and specialisations it would be launched with. Each case is
-compiled in a child process, since a failing compiler pass may abort. Prints registers per thread and shared memory, and
-exits with 1 if a kernel spills registers, or if one that multiplies matrices has no tensor-core instruction.
+every kernel is compiled with the very arguments, tile sizes and specialisations it would be launched with; the forward
+kernel of st_attention also with every candidate of an architecture. Each case is compiled in a child process, since a
+failing compiler pass may abort. Prints registers per thread and shared memory, and exits with 1 if a kernel spills
+registers, or if one that multiplies matrices has no tensor-core instruction. --json also tells the instructions per
+exponential of the hot loop, which is about one per score.
 """
 
 import argparse
 import concurrent.futures
+import functools
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -32,7 +36,13 @@ from triton.backends.compiler import GPUTarget
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from daflow_ext.kernels.triton import qk_norm, softargmax_flow, st_attention, st_attention_backward  # noqa: E402
+from daflow_ext.kernels.triton import (  # noqa: E402
+    qk_norm,
+    softargmax_flow,
+    st_attention,
+    st_attention_backward,
+    tuning,
+)
 
 # Compute capability -> shared memory that a program may have, in KB. 8.6 and 8.9 run what is compiled for 8.0.
 ARCHS = {80: 99, 90: 227, 100: 227, 120: 99}
@@ -41,35 +51,56 @@ TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class Usage(NamedTuple):
-    """What the machine code of one kernel needs; ``spill`` in bytes of stack and local memory per thread."""
+    """What the machine code of one kernel needs; ``spill`` in bytes of stack and local memory per thread.
+
+    ``per_exponential``: instructions of the leanest loop with matrix products and exponentials, per exponential; 0 if
+    there is no such loop.
+    """
 
     kernel: str
     registers: int
     shared: int
     spill: int
     tensor_core_instructions: int
+    per_exponential: float = 0.0
 
 
 class Case(NamedTuple):
-    """A call of the launch code; ``multiplies`` where its kernels must use tensor cores."""
+    """A call of the launch code; ``multiplies``: its kernels must use tensor cores; ``archs``: only for these."""
 
     name: str
     run: Callable[[], object]
     fp32_precision: str = "tf32"
     multiplies: bool = True
+    archs: tuple[int, ...] | None = None
 
 
 def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def attention(dtype: torch.dtype, width: int, window: int = -1, reference_frames: tuple[int, ...] = ()) -> None:
-    """Three streams of 3 frames of 1080p, forward and backward; one shared text with its multiplicity."""
-    shapes = [(1, 3, 8160, 24, width), (1, 3, 8160, 24, width), (1, 1, 333, 24, width)]
-    q, k, v = ([meta(*shape, dtype=dtype) for shape in shapes] for _ in range(3))
+# Frames and tokens: 3 frames of 1080p, high and low quality, and one text shared by all.
+STREAMS = (3, 8160), (3, 8160), (1, 333)
+SMALL_BOUND = 8.1  # of scores, as the norms of q and k give it: no running maximum
+
+
+def attention(
+    dtype: torch.dtype, width: int, window: int = -1, reference_frames: tuple[int, ...] = (), bound: float = math.inf
+) -> None:
+    """Forward and backward; the text with its multiplicity."""
+    q, k, v = ([meta(1, frames, count, 24, width, dtype=dtype) for frames, count in STREAMS] for _ in range(3))
     options = (0.125, window, reference_frames, (1.0, 1.0, 3.0))
-    *outputs, lse = st_attention.forward(q, k, v, *options)
+    *outputs, lse = st_attention.forward(q, k, v, *options, bound)
+    if bound < math.inf:
+        return  # the backward pass does not know of it
     st_attention_backward.backward(outputs, q, k, v, outputs, lse, *options)
+
+
+def candidate(config: tuning.Config, score_bound: float) -> None:
+    """The forward pass of :func:`attention` with launch options that are not the default."""
+    q, k, v = ([meta(1, frames, count, 24, 64, dtype=torch.bfloat16) for frames, count in STREAMS] for _ in range(3))
+    with tuning.use(st_attention=config):
+        st_attention.forward(q, k, v, 0.125, -1, (), (1.0, 1.0, 3.0), score_bound)
 
 
 def unaligned_attention(dtype: torch.dtype, width: int) -> None:
@@ -98,10 +129,19 @@ def cases() -> Iterator[Case]:
     for name, dtype in (("bf16", half), ("tf32", single)):
         for width in (64, 128):
             yield Case(f"st_attention {name} d={width}", lambda d=dtype, w=width: attention(d, w))
+            yield Case(
+                f"st_attention {name} d={width} max-free", lambda d=dtype, w=width: attention(d, w, bound=SMALL_BOUND)
+            )
         yield Case(f"softargmax_flow {name}", lambda d=dtype: softargmax(d))
     yield Case("st_attention tf32x3 d=64", lambda: attention(single, 64), "ieee")
     yield Case("st_attention bf16 d=64 window, reference frames", lambda: attention(half, 64, 1, (0,)))
     yield Case("st_attention bf16 d=64 unaligned", lambda: unaligned_attention(half, 64))
+    yield Case("st_attention tf32x3 d=64 max-free", lambda: attention(single, 64, bound=SMALL_BOUND), "ieee")
+    for arch, by_name in tuning.CANDIDATES["st_attention"].items():
+        for name, config in by_name.items():
+            for end, bound in (("", math.inf), (" max-free", SMALL_BOUND)):
+                run = functools.partial(candidate, config, bound)
+                yield Case(f"st_attention candidate {name}{end}", run, archs=(arch,))
     yield Case("softargmax_flow tf32x3", lambda: softargmax(single), "ieee")
     yield Case("softargmax_flow bf16 local", lambda: softargmax(half, 4, True))
     yield Case("qk_norm bf16", lambda: norm(half), multiplies=False)
@@ -131,14 +171,15 @@ def compile_case(case: Case, arch: int) -> list[Usage]:
     original = triton.JITFunction.run
 
     def run(self, *args, grid, warmup, **kwargs):
-        compiled.append(original(self, *args, grid=grid, warmup=True, **kwargs))
+        kernel = original(self, *args, grid=grid, warmup=True, **kwargs)
+        compiled.append((kernel.metadata.name + (" repair" if kwargs.get("REPAIR") else ""), kernel))
 
     triton.JITFunction.run = run
     case.run()
-    return [inspect(kernel) for kernel in compiled]
+    return [inspect(name, kernel) for name, kernel in compiled]
 
 
-def inspect(kernel: triton.compiler.CompiledKernel) -> Usage:
+def inspect(name: str, kernel: triton.compiler.CompiledKernel) -> Usage:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
@@ -146,12 +187,34 @@ def inspect(kernel: triton.compiler.CompiledKernel) -> Usage:
         instructions = _output(TOOLS / "nvdisasm", "-c", file.name)
     counts = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", resources)}
     return Usage(
-        kernel.metadata.name,
+        name,
         counts["REG"],
         kernel.metadata.shared,
         counts["STACK"] + counts["LOCAL"],
         len(TENSOR_CORES.findall(instructions)),
+        per_exponential(instructions),
     )
+
+
+def per_exponential(disassembly: str) -> float:
+    """See :class:`Usage`; a loop is what lies between a label and a later branch to it, with no other loop inside."""
+    labels, instructions = {}, []
+    for line in disassembly.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            instructions.append(instruction[1])
+    branches = ((index, re.search(r"\bBRA\b.*?(\.L_x_\d+)", text)) for index, text in enumerate(instructions))
+    loops = [(labels[to[1]], index) for index, to in branches if to and labels.get(to[1], index + 1) <= index]
+    found = []
+    for first, last in loops:
+        if any((a, b) != (first, last) and first <= a and b <= last for a, b in loops):
+            continue
+        body = "\n".join(instructions[first : last + 1])
+        exponentials = body.count("MUFU.EX2")
+        if exponentials and TENSOR_CORES.search(body):
+            found.append((last + 1 - first) / exponentials)
+    return round(min(found, default=0.0), 2)
 
 
 def _output(*command: object) -> str:
@@ -194,7 +257,12 @@ def main() -> int:
     rows: dict[str, dict[int, str]] = defaultdict(dict)
     records, failures = [], []
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        answers = {(case, arch): pool.submit(in_child, case, arch) for case in chosen for arch in arguments.archs}
+        answers = {
+            (case, arch): pool.submit(in_child, case, arch)
+            for case in chosen
+            for arch in arguments.archs
+            if case.archs is None or arch in case.archs
+        }
     for (case, arch), future in answers.items():
         answer = future.result()
         if isinstance(answer, str):

@@ -54,3 +54,25 @@ def test_bad_kernels_fail(check, answer, message):
 
 def test_kernels_that_multiply_nothing_need_no_tensor_cores(check):
     assert check([GOOD._replace(tensor_core_instructions=0)], "--only", "qk_norm")[0] == 0
+
+
+def test_instructions_per_exponential_are_those_of_the_leanest_innermost_loop():
+    def loop(label, fillers, exponentials):
+        body = ["FADD R1, R1, R2"] * fillers + ["MUFU.EX2 R3, R3"] * exponentials + ["HGMMA.64x64x16.F32.BF16 R24"]
+        return [f"{label}:", *body, f"@P0 BRA `({label})"]
+
+    lines = [".L_x_0:", *loop(".L_x_1", 4, 2), *loop(".L_x_2", 13, 3), "@P1 BRA `(.L_x_0)", "BRA `(.L_x_9)", ".L_x_9:"]
+    text = "\n".join(
+        line if line.endswith(":") else f"        /*{4 * i:04x}*/  {line} ;" for i, line in enumerate(lines)
+    )
+    assert gate.per_exponential(text) == 4.0  # (4 + 2 + 2) / 2, against (13 + 3 + 2) / 3
+    assert gate.per_exponential(text.replace("HGMMA", "FFMA")) == 0.0
+
+
+def test_candidates_are_compiled_for_their_architecture_only():
+    cases = [case for case in gate.cases() if case.name.startswith("st_attention candidate")]
+    for arch, by_name in gate.tuning.CANDIDATES["st_attention"].items():
+        of_arch = [case.name for case in cases if case.archs == (arch,)]
+        assert sorted(of_arch) == sorted(
+            f"st_attention candidate {n}{end}" for n in by_name for end in ("", " max-free")
+        )

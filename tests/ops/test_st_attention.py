@@ -347,6 +347,41 @@ def test_runs_and_batches_repeat_bit_by_bit(run, dtype):
     assert all(torch.equal(a[1:], b) for a, b in zip(first[0], alone, strict=True))
 
 
+@pytest.mark.parametrize("run", IMPLEMENTATIONS, indirect=True)
+@pytest.mark.parametrize("scale", [0.25, 30.0])
+def test_a_bound_changes_no_result(run, scale):
+    """Right for the first scale; for the second far too small."""
+    q, k, v = (streams((1, 3, 37), (1, 1, 19)) for _ in range(3))
+    options = {"window": 1, "scale": scale, "return_lse": True}
+    expected, found = run(q, k, v, **options), run(q, k, v, **options, score_bound=20.0)
+    for ours, truth in zip(found, expected, strict=True):
+        close(ours, truth, atol=2e-6 * max(1.0, scale * 20))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 1])
+def test_every_candidate_of_this_gpu(window):
+    """Online and max-free, with tails and whole tiles; each repeats bit by bit."""
+    from daflow_ext.kernels.triton import tuning
+
+    q, k, v = (streams((1, 4, 300), (1, 4, 77), (1, 1, 33), width=64, dtype=torch.bfloat16) for _ in range(3))
+    options = {"window": window, "stream_weights": [1, 1, 4], "return_lse": True}
+    wide = [[s.double() for s in x] for x in (q, k, v)]
+    truth, true_lse = reference.st_attention(*wide, **options)
+    q, k, v = ([s.cuda() for s in x] for x in (q, k, v))
+    for name, config in tuning.candidates("st_attention", torch.bfloat16, 64).items():
+        for bound in (None, 12.0, 0.1):  # unknown, right, wrong
+            with tuning.use(st_attention=config, st_attention_pointers=config._replace(descriptors=False)):
+                runs = [st_attention(q, k, v, backend="triton", score_bound=bound, **options) for _ in range(3)]
+            (out, lse), *others = runs
+            try:
+                close([x.cpu() for x in out], truth, atol=2e-2)
+                close([x.cpu() for x in lse], true_lse, atol=1e-3)
+            except AssertionError as error:
+                raise AssertionError(f"{name}, bound {bound}") from error
+            assert all(torch.equal(a, b) for again, _ in others for a, b in zip(again, out, strict=True)), name
+
+
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
@@ -403,7 +438,7 @@ def test_operator_traces_for_cuda():
         shapes = (2, 3, 20, 4, 64), (2, 1, 7, 4, 64)
         q, k, v = ([torch.empty(s, device="cuda", dtype=torch.bfloat16) for s in shapes] for _ in range(3))
         options = (0.125, 1, [0], [1.0, 3.0])
-        *outputs, lse = op.st_attention(q, k, v, *options)
+        *outputs, lse = op.st_attention(q, k, v, *options, 8.0)
         grads = op.st_attention_backward(outputs, q, k, v, outputs, lse, *options)
     spelled = [(tuple(x.shape), x.dtype, x.device.type) for x in (*outputs, *grads)]
     assert spelled == [(shape, torch.bfloat16, "cuda") for shape in shapes * 4]
@@ -440,6 +475,8 @@ BAD_ARGUMENTS = {
     "no frames": (([GOOD], [GOOD], [GOOD]), {"frames": 0}, ValueError, "frames must be >= 1 or None, got 0"),
     "one reference frame": (([GOOD],) * 3, {"window": 0, "reference_frames": 1}, TypeError, "list of integers, got 1"),
     "weight of no value": (([GOOD], [GOOD], [GOOD]), {"stream_weights": [math.nan]}, ValueError, "finite numbers"),
+    "bound": (([GOOD], [GOOD], [GOOD]), {"score_bound": -1.0}, ValueError, "score_bound must be >= 0 or None, got -1"),
+    "bound of no value": (([GOOD],) * 3, {"score_bound": math.nan}, ValueError, "score_bound must be >= 0 .*got nan"),
     "backend": (([GOOD], [GOOD], [GOOD]), {"backend": "cpu"}, RuntimeError, "st_attention has no cpu backend"),
 }
 

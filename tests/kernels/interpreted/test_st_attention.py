@@ -212,7 +212,7 @@ def _frames_of_runs(key, frame, window, extra):
 def test_operator_contract():
     q, k, v = (tokens((1, 2, 3)) for _ in range(3))
     leaves = [[s.requires_grad_() for s in x] for x in (q, k, v)]
-    torch.library.opcheck(torch.ops.daflow_ext.st_attention.default, (*leaves, 0.25, 0, [0], [1.0]))
+    torch.library.opcheck(torch.ops.daflow_ext.st_attention.default, (*leaves, 0.25, 0, [0], [1.0], 3.0))
 
 
 def test_tiles_do_not_change_the_result():

@@ -34,6 +34,26 @@ def test_every_kernel_has_an_entry_for_every_kind_and_the_interpreter():
             assert set(by_kind) == {"half", "tf32", "tf32x3"}, kernel
 
 
+def test_candidates_of_the_architecture(monkeypatch):
+    monkeypatch.setattr(tuning, "architecture", lambda: 89)
+    found = tuning.candidates("st_attention", torch.bfloat16, 64)
+    assert next(iter(found)) == "default"
+    assert found == {
+        "default": tuning.config("st_attention", torch.bfloat16, 64),
+        **tuning.CANDIDATES["st_attention"][80],
+    }
+    for others in ((torch.bfloat16, 128), (torch.float32, 64)):
+        assert list(tuning.candidates("st_attention", *others)) == ["default"]
+    assert list(tuning.candidates("qk_norm", torch.bfloat16)) == ["default"]
+
+
+def test_no_candidate_is_a_default_or_another_candidate():
+    for kernel, by_arch in tuning.CANDIDATES.items():
+        for arch, by_name in by_arch.items():
+            configs = [tuning.CONFIGS[kernel][arch]["half"][64], *by_name.values()]
+            assert len(set(configs)) == len(configs), (kernel, arch)
+
+
 def test_float32_follows_the_matmul_switch():
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
