@@ -1,9 +1,13 @@
 """Attention of a block: three token streams (HQ, LQ, text) of all frames see each other."""
 
+import math
+
 import torch
 from torch import nn
 
 from ...ops import qk_norm, st_attention
+
+_NORMS = ("norm_q", "norm_added_q"), ("norm_k", "norm_added_k")
 
 
 class StreamAttention(nn.Module):
@@ -11,6 +15,9 @@ class StreamAttention(nn.Module):
 
     Names of submodules are those of the official checkpoint. The LQ stream passes through the HQ projection and then a
     linear of its own ("control"); :meth:`fuse_lq_projections` folds the two into one matrix.
+
+    The norms of q and k bound every score whatever the tokens are: :attr:`score_bound`, which :func:`st_attention`
+    computes faster with. It is found from the weights when they load and by ``eval()``, and not used while training.
 
     ``lq_key_mode`` tells which of the two published forward passes the weights belong to: ``"hq_renorm"`` (q and f
     checkpoints) uses the normalised HQ key, normalised once more, as the LQ key, and ``to_k_control`` is dead;
@@ -36,6 +43,30 @@ class StreamAttention(nn.Module):
             if text_out:
                 self.to_add_out = nn.Linear(inner, dim)
         self.init_control()
+        self.score_bound: float | None = None
+        self.update_score_bound()
+        self.register_load_state_dict_post_hook(_update_score_bound)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if not mode:
+            self.update_score_bound()
+        return self
+
+    @torch.no_grad()
+    def update_score_bound(self) -> None:
+        """Largest |q . k| / sqrt(d) that any tokens can give, over every pair of streams; None if weights hold no data.
+
+        q = w_q n with |n| <= sqrt(d), k likewise: |q . k| <= d max_c |w_q w_k|, and rounding to bfloat16 adds 1 %.
+        """
+        queries, keys = ([getattr(self, name, None) for name in names] for names in _NORMS)
+        queries, keys = ([norm.weight for norm in norms if norm is not None] for norms in (queries, keys))
+        if any(weight.is_meta for weight in (*queries, *keys)):
+            self.score_bound = None
+            return
+        products = [(query.float() * key.float()).abs().max() for query in queries for key in keys]
+        largest = torch.stack(products).max().item()
+        self.score_bound = 1.01 * self.head_dim**0.5 * largest if largest < math.inf else None
 
     @torch.no_grad()
     def init_control(self) -> None:
@@ -122,9 +153,10 @@ class StreamAttention(nn.Module):
         return out_x, out_y, out_text, taps
 
     def _attend(self, queries, keys, values, *, frames, lifted, window):
+        options = {"score_bound": None if self.training else self.score_bound, "backend": self.backend}
         if not lifted:
             folded = [[stream.flatten(0, 1) for stream in streams] for streams in (queries, keys, values)]
-            outputs = st_attention(*folded, backend=self.backend)
+            outputs = st_attention(*folded, **options)
             return [out.unflatten(0, (-1, frames)) for out in outputs]
         # one shared text copy counts as often as there are frames, so that it equals a copy per frame
         weights = [1.0 if stream.shape[1] == frames else float(frames) for stream in keys]
@@ -134,5 +166,9 @@ class StreamAttention(nn.Module):
             values,
             window=window,
             stream_weights=None if set(weights) == {1.0} else weights,
-            backend=self.backend,
+            **options,
         )
+
+
+def _update_score_bound(attention: StreamAttention, _keys: object) -> None:
+    attention.update_score_bound()
