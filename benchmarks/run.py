@@ -14,6 +14,7 @@ import pathlib
 import pkgutil
 import re
 import sys
+import time
 
 import torch
 
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         for op, records in _benchmarks().items():
             if options.op and op not in options.op:
                 continue
+            begin = time.perf_counter()
             try:
                 for record in records(options.quick, options.device):
                     print(record.line(), flush=True)
@@ -43,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             except timing.WrongResultError as error:
                 failed = True
                 print(f"{op:16} WRONG RESULT: {error}", file=sys.stderr)
+            print(f"{op:16} took {time.perf_counter() - begin:.0f} s", flush=True)
     if sink is not None:
         kept = _of_other_ops(sink, lines) if options.save else []
         sink.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,15 @@
-"""st_attention beside PyTorch's attentions (cuDNN, flash, efficient, FlexAttention), on the streams of the restoration
-transformer: three streams of 3 frames at 512x512, 720p and 1080p, 24 heads of 64 channels.
+"""st_attention beside PyTorch's attentions (cuDNN, flash, efficient, math, FlexAttention), on the streams of the
+restoration transformer: three streams of 3 frames at 512x512, 720p and 1080p, 24 heads of 64 channels.
 
-PyTorch's attentions get streams that are joined already; "with cat" adds the joining and splitting a model needs.
-TFLOP/s count 4 N^2 d per head forward and 10 N^2 d backward, of all pairs, also where a window leaves some out.
+Ours runs with every candidate of ``kernels/triton/tuning.py``, each also "max-free": q and k are normalised, so that
+their scores have a bound. PyTorch's attentions get streams that are joined already; "with cat" adds the joining and
+splitting a model needs. TFLOP/s count 4 N^2 d per head forward and 10 N^2 d backward, of all pairs, also where a window
+leaves some out; ``of_product`` is their share of what a large matrix product reaches in the same process.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,21 +28,29 @@ VENDORS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
 }
+MATH_TOKENS = 16384  # the scores of more than these take tens of gigabytes
+SCORE_BOUND = 1.01 * WIDTH**0.5  # of normalised q and k
 
 Streams = list[torch.Tensor]
-Attention = Callable[[Streams, Streams, Streams], Streams]
+
+
+class Way(NamedTuple):
+    """One attention: the forward pass, a list of outputs, and the leaves of its gradients."""
+
+    call: Callable[[], Streams]
+    leaves: Streams
 
 
 def inputs(frames: int, tokens: int, device: str, heads: int = HEADS) -> tuple[Streams, Streams, Streams]:
-    """q, k and v of the HQ, LQ and text streams; normal values, which do not run cooler than real ones as zeros do."""
+    """q and k (normalised) and v of the HQ, LQ and text streams; random, as zeros run cooler than real values do."""
     generator = torch.Generator(device).manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     shapes = [(1, frames, count, heads, WIDTH) for count in (tokens, tokens, TEXT)]
-    return tuple(
-        [torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes]
-        for _ in range(3)
-    )
+    q, k, v = ([torch.randn(shape, generator=generator, device=device) for shape in shapes] for _ in range(3))
+    q, k = ([F.rms_norm(stream, (WIDTH,)) for stream in streams] for streams in (q, k))
+    return tuple([stream.to(dtype).requires_grad_() for stream in streams] for streams in (q, k, v))
 
 
 def joined(streams: Streams) -> torch.Tensor:
@@ -52,125 +63,202 @@ def split(out: torch.Tensor, like: Streams) -> Streams:
     return [part.reshape(stream.shape) for part, stream in zip(parts, like, strict=True)]
 
 
-def vendor(backend: SDPBackend | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    if backend is None:
-        return F.scaled_dot_product_attention(q, k, v)
+def records(quick: bool, device: str) -> Iterator[timing.Record]:
+    """On CUDA everything the op promises; on the CPU the same, small, and that no mask is stored."""
+    if device == "cpu":
+        yield from dense_records("small", 2, 64, device, flex=not quick, heads=4)
+        yield from window_records(9, 64, device, heads=4, flex=False)
+        yield memory_record(frames=16, tokens=256)
+        return
+    yield from dense_records("512x512", 3, SIZES["512x512"], device, candidates=not quick)
+    if not quick:
+        yield from dense_records("720p", 3, SIZES["720p"], device)
+    yield from dense_records("1080p", 3, SIZES["1080p"], device)
+    yield from window_records(9, SIZES["512x512" if quick else "720p"], device)
+
+
+# ---- ways -----------------------------------------------------------------------------------------------------------
+
+
+def our_ways(q: Streams, k: Streams, v: Streams, *, candidates: bool, **options) -> dict[str, Way]:
+    """The default launch options, and with ``candidates`` every other candidate; each online and max-free."""
+    leaves = [*q, *k, *v]
+    found = {"ours": Way(lambda: ops.st_attention(q, k, v, **options), leaves)}
+    if q[0].device.type == "cpu":
+        return found
+    from daflow_ext.kernels.triton import tuning
+
+    def run(config, score_bound):
+        with tuning.use(st_attention=config):
+            return ops.st_attention(q, k, v, score_bound=score_bound, **options)
+
+    for name, config in tuning.candidates(OP, q[0].dtype, WIDTH).items():
+        label = "ours" if name == "default" else f"ours: {name}"
+        if name == "default" or candidates:
+            for end, bound in (("", None), (", max-free", SCORE_BOUND)):
+                found[label + end] = Way(functools.partial(run, config, bound), leaves)
+    return found
+
+
+def their_ways(q: Streams, k: Streams, v: Streams, *, flex: bool) -> dict[str, Way]:
+    """Every back end of scaled_dot_product_attention and FlexAttention, on joined streams and "with cat"."""
+    leaves = [*q, *k, *v]
+    packed = [joined(x).detach().requires_grad_() for x in (q, k, v)]
+    found: dict[str, Way] = {}
+
+    def add(name: str, attend: Callable[..., torch.Tensor]) -> None:
+        found[name] = Way(lambda: [attend(*packed)], packed)
+        found[f"{name} with cat"] = Way(lambda: split(attend(*map(joined, (q, k, v))), q), leaves)
+
+    if q[0].device.type == "cpu":
+        add("sdpa", F.scaled_dot_product_attention)
+    else:
+        for name, backend in VENDORS.items():
+            if name != "math" or packed[0].shape[2] <= MATH_TOKENS:
+                add(name, functools.partial(_sdpa, backend))
+    if flex:
+        add("flex", _flex())
+    return found
+
+
+def _sdpa(backend: SDPBackend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     with sdpa_kernel(backend):
         return F.scaled_dot_product_attention(q, k, v)
 
 
 @functools.cache
-def _flex():
+def _flex() -> Callable[..., torch.Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)
 
 
-def records(quick: bool, device: str) -> Iterator[timing.Record]:
-    """On CUDA everything the op promises; on the CPU that a window pays, and that no mask is stored."""
-    if device == "cpu":
-        yield from window_records(frames=9, tokens=64, device=device, heads=4)
-        yield memory_record(frames=16, tokens=256)
-        return
-    for name, tokens in SIZES.items():
-        if not quick or name != "1080p":
-            yield from dense_records(name, 3, tokens, device)
-    yield from window_records(9, SIZES["512x512" if quick else "720p"], device)
+def flex_window(q: Streams, k: Streams, v: Streams, window: int) -> Way:
+    """FlexAttention with a block mask of the frames; making the mask is not timed."""
+    device = q[0].device
+    frames = [torch.arange(s.shape[1], dtype=torch.int8, device=device).repeat_interleave(s.shape[2]) for s in q]
+    frame = torch.cat(frames)
+    packed = [joined(x).detach() for x in (q, k, v)]
+
+    def near(_batch, _head, query, key):
+        return (frame[query] - frame[key]).abs() <= window
+
+    @functools.cache
+    def mask():
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        return create_block_mask(near, None, None, len(frame), len(frame), device=device)
+
+    return Way(lambda: [_flex()(*packed, block_mask=mask())], packed)
 
 
-def attentions(q: Streams, k: Streams, v: Streams, device: str) -> dict[str, tuple[Callable, list[torch.Tensor]]]:
-    """name -> (forward pass returning a list, the leaves of its gradients); only those that run here."""
-    leaves = [*q, *k, *v]
-    packed = [joined(x).detach().requires_grad_() for x in (q, k, v)]
-    found = {"ours": (lambda: ops.st_attention(q, k, v), leaves)}
-    candidates: dict[str, tuple[Callable, list[torch.Tensor]]] = {}
-    if device == "cpu":
-        candidates["sdpa"] = (lambda: [vendor(None, *packed)], packed)
-    else:
-        for name, backend in VENDORS.items():
-            candidates[name] = (lambda backend=backend: [vendor(backend, *packed)], packed)
-        candidates["flex"] = (lambda: [_flex()(*packed)], packed)
-    candidates["default with cat"] = (lambda: split(vendor(None, *map(joined, (q, k, v))), q), leaves)
-    for name, (call, inputs_of_call) in candidates.items():
+def runnable(ways: Mapping[str, Way]) -> dict[str, Way]:
+    """Those that run here; says of the others why not."""
+    found = {}
+    for name, way in ways.items():
         try:
-            call()
-        except RuntimeError as error:  # a backend that this GPU or build lacks
-            print(f"{OP:16} {name} does not run here: {str(error).splitlines()[0]}")
+            way.call()
+        except (RuntimeError, ImportError, NotImplementedError) as error:  # a back end that this machine lacks
+            print(f"{OP:16} {name} does not run here: {str(error).strip().splitlines()[0]}")
         else:
-            found[name] = (call, inputs_of_call)
+            found[name] = way
     return found
 
 
-def check(found: dict[str, tuple[Callable, list[torch.Tensor]]], q: Streams, k: Streams, v: Streams, **options) -> dict:
-    """Error of every attention on the first tokens of the HQ stream against double precision."""
+def check(ways: Mapping[str, Way], q: Streams, k: Streams, v: Streams, window: int | None = None) -> dict[str, float]:
+    """Error of every way on the first tokens of the HQ stream against double precision."""
+    frames = k[0].shape[1] if window is None else window + 1  # what frame 0 sees
     rows = [q[0][:, :1, :16].detach().double()]
-    keys, values = ([x.detach().double().flatten(1, 2) for x in streams] for streams in (k, v))
-    if options:  # a window: what frame 0 sees
-        near = options["window"] + 1
-        keys, values = ([x[:, :near].detach().double().flatten(1, 2) for x in streams] for streams in (k, v))
+    keys, values = ([x[:, :frames].detach().double().flatten(1, 2) for x in streams] for streams in (k, v))
     truth = reference.st_attention(rows, keys, values)[0]  # [1, 1, 16, heads, d]
     errors = {}
-    for name, (call, _) in found.items():
-        out = call()
+    for name, way in ways.items():
+        out = way.call()
         out = out[0] if out[0].dim() == 5 else split(out[0], q)[0]
         errors[name] = timing.gate(name, out[:, :1, :16], truth, atol=4e-3 if out.dtype == torch.bfloat16 else 1e-5)
     return errors
 
 
-def dense_records(size: str, frames: int, tokens: int, device: str) -> Iterator[timing.Record]:
-    """Forward, then backward, of every attention; ours as a multiple of the best of PyTorch's."""
-    q, k, v = inputs(frames, tokens, device)
-    count = frames * (2 * tokens + TEXT)
-    found = attentions(q, k, v, device)
-    with torch.no_grad():
-        errors = check(found, q, k, v)
-        ways = {name: call for name, (call, _) in found.items()}
-        forward = timing.interleaved(ways, repeats=10, warmup=3, device=device)
-    yield from _versus(f"forward, {size} x {frames}, N={count}", forward, 4 * count**2 * WIDTH * HEADS, errors)
+# ---- records --------------------------------------------------------------------------------------------------------
 
-    graphs = {name: (call(), leaves) for name, (call, leaves) in found.items()}
+
+def dense_records(
+    size: str, frames: int, tokens: int, device: str, *, candidates: bool = True, flex: bool = True, heads: int = HEADS
+) -> Iterator[timing.Record]:
+    """Forward, then backward, of every way; the fastest of ours as a multiple of the best of PyTorch's."""
+    q, k, v = inputs(frames, tokens, device, heads)
+    case = f"{size} x {frames}, N={frames * (2 * tokens + TEXT)}"
+    flop = 4 * (frames * (2 * tokens + TEXT)) ** 2 * WIDTH * heads
+    theirs = runnable(their_ways(q, k, v, flex=flex))
+    with torch.no_grad():
+        ways = our_ways(q, k, v, candidates=candidates) | theirs
+        errors = check(ways, q, k, v)
+        yield from _versus(f"forward, {case}", {name: way.call for name, way in ways.items()}, flop, errors, device)
+
+    graphs = {name: (way.call(), way.leaves) for name, way in {"ours": ways["ours"], **theirs}.items()}
 
     def backward(name: str) -> tuple[torch.Tensor, ...]:
         outputs, leaves = graphs[name]
         return torch.autograd.grad(outputs, leaves, outputs, retain_graph=True)
 
-    ours = torch.cat([grad.flatten(1, 2) for grad in backward("ours")], 1)
-    truth = torch.cat([grad.flatten(1, 2) for grad in backward("default with cat")], 1)
-    scale = truth.abs().max().item()
-    errors = {"ours": timing.gate("gradients", ours, truth, atol=2e-2 * scale)}
-    times = timing.interleaved({name: lambda name=name: backward(name) for name in graphs}, repeats=10, device=device)
-    yield from _versus(f"backward, {size} x {frames}, N={count}", times, 10 * count**2 * WIDTH * HEADS, errors)
+    graphs = {name: graphs[name] for name in runnable({n: Way(lambda n=n: backward(n), []) for n in graphs})}
+    truth = next(name for name in graphs if name.endswith("with cat"))
+    ours, other = (torch.cat([grad.flatten(1, 2) for grad in backward(name)], 1) for name in ("ours", truth))
+    errors = {"ours": timing.gate("gradients", ours, other, atol=2e-2 * other.abs().max().item())}
+    calls = {name: functools.partial(backward, name) for name in graphs}
+    yield from _versus(f"backward, {case}", calls, 5 * flop // 2, errors, device)
 
 
-def _versus(case: str, times: dict[str, timing.Timing], flop: int, errors: dict) -> Iterator[timing.Record]:
+def _versus(
+    case: str, calls: Mapping[str, Callable], flop: int, errors: Mapping[str, float], device: str
+) -> Iterator[timing.Record]:
+    times = timing.interleaved(calls, repeats=10, warmup=2, device=device, budget=15.0)
+    ceiling = timing.product_ceiling(torch.bfloat16 if device == "cuda" else torch.float32, device)
     for name, time in times.items():
-        details = {**time.milliseconds(), "max_error": errors.get(name)}
+        details = {
+            **time.milliseconds(),
+            "of_product": round(flop / time.median / ceiling, 4),
+            "peak_bytes": timing.peak_here(calls[name], device),
+            "max_error": errors.get(name),
+        }
         yield timing.Record(OP, f"{case}, {name}", flop / time.median / 1e12, "TFLOP/s", details=details)
-    theirs = {name: time.median for name, time in times.items() if name not in ("ours", "default with cat")}
+    medians = {name: time.median for name, time in times.items()}
+    theirs = {
+        name: seconds for name, seconds in medians.items() if not name.startswith("ours") and " with " not in name
+    }
     if theirs:
+        ours = min((name for name in medians if name.startswith("ours")), key=medians.get)
         best = min(theirs, key=theirs.get)
-        ratio = theirs[best] / times["ours"].median
-        yield timing.Record(OP, f"{case}, ours", ratio, f"x {best}", goal=DENSE_GOAL)
+        ratio = medians[best] / medians[ours]
+        goal = DENSE_GOAL if device == "cuda" else None  # on the CPU ours is PyTorch's, with cat
+        yield timing.Record(OP, f"{case}, fastest of ours", ratio, f"x {best}", goal=goal, details={"way": ours})
 
 
-def window_records(frames: int, tokens: int, device: str, heads: int = HEADS) -> Iterator[timing.Record]:
-    """A window of 1 against the best dense attention: the pairs left out are a factor of 3.2 at 9 frames."""
+def window_records(
+    frames: int, tokens: int, device: str, heads: int = HEADS, flex: bool = True
+) -> Iterator[timing.Record]:
+    """A window of 1 against the best dense attention (3.2 times the pairs at 9 frames) and FlexAttention's window."""
     q, k, v = inputs(frames, tokens, device, heads)
     with torch.no_grad():
-        windowed = {"window 1": (lambda: ops.st_attention(q, k, v, window=1), [])}
+        windowed = our_ways(q, k, v, candidates=True, window=1)
+        if flex:
+            windowed |= runnable({"flex": flex_window(q, k, v, 1)})
         errors = check(windowed, q, k, v, window=1)
-        ways = {name: call for name, (call, _) in {**attentions(q, k, v, device), **windowed}.items()}
-        times = timing.interleaved(ways, repeats=5, warmup=2, device=device)
-    ours = times.pop("window 1")
-    best = min(times, key=lambda name: times[name].median)
-    yield timing.Record(
-        OP,
-        f"window 1 of {frames} frames of {tokens} tokens, forward",
-        times[best].median / ours.median,
-        f"x dense ({best})",
-        goal=WINDOW_GOAL,
-        details={**ours.milliseconds(), "dense": times[best].milliseconds(), "max_error": errors["window 1"]},
-    )
+        dense = our_ways(q, k, v, candidates=False) | runnable(their_ways(q, k, v, flex=flex))
+        calls = {f"window: {name}": way.call for name, way in windowed.items()}
+        calls |= {name: way.call for name, way in dense.items()}
+        times = timing.interleaved(calls, repeats=5, warmup=2, device=device, budget=15.0)
+    best = min(dense, key=lambda name: times[name].median)
+    for name in windowed:
+        time = times[f"window: {name}"]
+        yield timing.Record(
+            OP,
+            f"window 1 of {frames} frames of {tokens} tokens, forward, {name}",
+            times[best].median / time.median,
+            f"x dense ({best})",
+            goal=WINDOW_GOAL if name == "ours" else None,
+            details={**time.milliseconds(), "dense": times[best].milliseconds(), "max_error": errors[name]},
+        )
 
 
 def memory_case(frames: int, tokens: int) -> Callable[[], Streams]:

@@ -8,8 +8,10 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -95,17 +97,59 @@ class Timing:
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], object]], *, repeats: int = 7, warmup: int = 1, device: str = "cpu"
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 7,
+    warmup: int = 1,
+    device: str = "cpu",
+    budget: float = math.inf,
 ) -> dict[str, Timing]:
-    """Time the candidates in turn (a b c, a b c, ...), so that a slow spell of the machine hits all of them alike."""
+    """Time the candidates in turn (a b c, a b c, ...), so that a slow spell of the machine hits all of them alike.
+
+    Args:
+        budget: seconds by the clock after which no further round begins; three rounds there are at least, if asked for.
+    """
     for call in candidates.values():
         for _ in range(warmup):
             call()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
+    begin = time.perf_counter()
+    for done in range(repeats):
+        if done >= 3 and time.perf_counter() - begin > budget:
+            break
         for name, call in candidates.items():
             seconds[name].append(_seconds(call, device))
     return {name: Timing.of(values) for name, values in seconds.items()}
+
+
+@functools.cache
+def product_ceiling(dtype: torch.dtype, device: str) -> float:
+    """FLOP/s of a large square matrix product in this process: what no attention can pass."""
+    size = 8192 if torch.device(device).type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    time = interleaved({"product": lambda: a @ b}, repeats=10, warmup=3, device=device)["product"]
+    return 2 * size**3 / time.median
+
+
+@functools.cache
+def copy_ceiling(device: str) -> float:
+    """Bytes per second, read and written, of copying a large tensor in this process."""
+    source = torch.empty(2**29 if torch.device(device).type == "cuda" else 2**25, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    time = interleaved({"copy": lambda: target.copy_(source)}, repeats=10, warmup=3, device=device)["copy"]
+    return 2 * source.numel() / time.median
+
+
+def peak_here(call: Callable[[], object], device: str) -> int | None:
+    """Peak of CUDA's allocator during a call, beyond what was alive before it; None on the CPU (see peak_bytes)."""
+    if torch.device(device).type != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _seconds(call: Callable[[], object], device: str) -> float:

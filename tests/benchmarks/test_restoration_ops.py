@@ -6,17 +6,38 @@ import torch
 from benchmarks import softargmax_flow, st_attention, timing
 
 
-def test_attention_beside_pytorch(monkeypatch):
-    monkeypatch.setattr(st_attention, "HEADS", 2)
+@pytest.fixture(autouse=True)
+def _little_text(monkeypatch):
     monkeypatch.setattr(st_attention, "TEXT", 5)
-    records = list(st_attention.dense_records("tiny", 2, 12, "cpu"))
+
+
+def test_attention_beside_pytorch(monkeypatch):
+    monkeypatch.setattr(timing, "product_ceiling", lambda dtype, device: 1e12)
+    records = list(st_attention.dense_records("tiny", 2, 12, "cpu", flex=False, heads=2))
     cases = [record.case for record in records]
     for direction in ("forward", "backward"):
-        for name in ("ours", "sdpa", "default with cat"):
+        for name in ("ours", "sdpa", "sdpa with cat", "fastest of ours"):
             assert f"{direction}, tiny x 2, N=58, {name}" in cases
     assert {record.unit for record in records} == {"TFLOP/s", "x sdpa"}
-    (window,) = st_attention.window_records(3, 8, "cpu", heads=2)
+    assert records[0].details["of_product"] == pytest.approx(records[0].value, abs=1e-4)
+    (window,) = st_attention.window_records(3, 8, "cpu", heads=2, flex=False)
     assert window.unit.startswith("x dense")
+
+
+def test_what_does_not_run_here_is_left_out(capsys):
+    def refuse():
+        raise RuntimeError("No available kernel.\nMore words")
+
+    ways = st_attention.runnable({"good": st_attention.Way(list, []), "bad": st_attention.Way(refuse, [])})
+    assert list(ways) == ["good"]
+    assert "bad does not run here: No available kernel." in capsys.readouterr().out
+
+
+def test_math_is_asked_only_where_its_scores_fit(monkeypatch):
+    monkeypatch.setattr(st_attention, "MATH_TOKENS", 50)
+    streams = [torch.empty(1, 1, tokens, 1, st_attention.WIDTH, device="meta") for tokens in (30, 30)]
+    assert "math" not in st_attention.their_ways(streams, streams, streams, flex=False)
+    assert "math with cat" in st_attention.their_ways(streams[:1], streams[:1], streams[:1], flex=False)
 
 
 def test_softargmax_beside_the_chain():
@@ -28,4 +49,4 @@ def test_softargmax_beside_the_chain():
 def test_a_wrong_attention_is_not_timed(monkeypatch):
     monkeypatch.setattr(st_attention.ops, "st_attention", lambda q, k, v, **_: [torch.zeros_like(x) for x in q])
     with pytest.raises(timing.WrongResultError, match="ours"):
-        list(st_attention.dense_records("tiny", 2, 4, "cpu"))
+        list(st_attention.dense_records("tiny", 2, 4, "cpu", flex=False, heads=2))
