@@ -44,10 +44,9 @@ Tensor volume_lookup(std::vector<Tensor> pyramid, const Tensor& coords, std::vec
   auto p = check_inputs<cuda::VolumeLookupParams>(pyramid, coords, radius, order);
   const DeviceScope scope(pyramid[0]);
   const ScalarType dtype = out_dtype.value_or(ScalarType::Float);
-  p.out_dtype = kernel_dtype(kOp, dtype);
   Tensor out = torch::stable::new_empty(coords, window_shape(coords, p.window), dtype);
   if (out.numel() == 0) return out;
-  p.out = out.mutable_data_ptr();
+  p.out = window_output(kOp, out);
   check_launch(kOp, daflow_cuda_volume_lookup(&p, scope.stream()));
   return out;
 }

@@ -37,6 +37,11 @@ struct Shared {
       : panel(dynamic_shared()),
         ring(panel + panel_slices * kSliceSize),
         taps(reinterpret_cast<float*>(ring + kStages * kSliceSize)) {}
+  __device__ __forceinline__ void clear_taps(int stride) const {
+    constexpr int kStep = kVector<float> * kProductThreads;
+    for (int i = kVector<float> * static_cast<int>(threadIdx.x); i < kQueries * stride; i += kStep)
+      store_vector(taps + i, {0, 0, 0, 0});
+  }
 };
 
 template <class T>
@@ -72,15 +77,22 @@ struct Features {
   }
 };
 
-// Keeps of a warp's products those that are taps: sets them, or adds to what earlier panels gave.
+// Keeps of a warp's products those that are taps: sets them, or (kAdd) adds to what earlier panels gave.
+template <bool kAdd>
 __device__ __forceinline__ void keep_taps(const WarpProducts& sums, const Box& box, int strip, const Chunk& chunk,
-                                          const Centre* centres, bool add, float* taps, int stride) {
+                                          const Centre* centres, float* taps, int stride) {
   constexpr int kColumns = kWarpRows / kMmaRowsB;
-  Position at[kColumns][2];
+  constexpr int kNowhere = 1 << 29;  // in no window, dead ones included
+  const int columns = chunk.columns(), rows = chunk.rows();
+  int x[kColumns][2], y[kColumns][2];
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) at[j][i] = box.position(strip, first_warp_column() + j * kMmaRowsB + product_column(i));
+    for (int i = 0; i < 2; ++i) {
+      const Position at = box.position(strip, first_warp_column() + j * kMmaRowsB + product_column(i));
+      x[j][i] = at.used ? at.x : kNowhere;
+      y[j][i] = at.y;
+    }
   }
 #pragma unroll
   for (int row = 0; row < kWarpRows / 8; ++row) {
@@ -91,11 +103,11 @@ __device__ __forceinline__ void keep_taps(const WarpProducts& sums, const Box& b
     for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int x = at[j][i].x - first_x, y = at[j][i].y - first_y;
-        if (!at[j][i].used || !inside(x, chunk.columns()) || !inside(y, chunk.rows())) continue;
-        float& tap = own[y * chunk.columns() + x];
+        const int column = x[j][i] - first_x, line = y[j][i] - first_y;
+        if (!inside(column, columns) || !inside(line, rows)) continue;
+        float& tap = own[line * columns + column];
         const float product = sums[row / 2][j][row % 2 * 2 + i];
-        tap = add ? tap + product : product;
+        tap = kAdd ? tap + product : product;
       }
     }
   }
@@ -158,7 +170,11 @@ __device__ __forceinline__ void multiply_strips(const Features<T>& features, con
                            (lesser(left, kSliceBytes) + kMmaBytes - 1) / kMmaBytes, sums);
         stage = stage == kStages - 1 ? 0 : stage + 1;
       }
-      keep_taps(sums, strips.box, strips.list[i], chunk, centres, first != 0, shared.taps, stride);
+      if (first == 0) {
+        keep_taps<false>(sums, strips.box, strips.list[i], chunk, centres, shared.taps, stride);
+      } else {
+        keep_taps<true>(sums, strips.box, strips.list[i], chunk, centres, shared.taps, stride);
+      }
     }
   }
 }
@@ -196,7 +212,7 @@ __global__ void __launch_bounds__(kProductThreads, 3)
       const Strips strips = find_strips<kQueries>(chunk, centres, map, most_strips(chunk.taps()), list);
       if (lane_index() == 0) plan[0] = strips;
     }
-    for (int i = static_cast<int>(threadIdx.x); i < kQueries * stride; i += kProductThreads) shared.taps[i] = 0.0f;
+    shared.clear_taps(stride);
     sync_block();
     const Strips strips = plan[0];
     if (strips.too_many) {

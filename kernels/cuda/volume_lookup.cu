@@ -47,11 +47,7 @@ __global__ void __launch_bounds__(kWindowThreads, 4)
   for_each_chunk(p.window, [&](const Chunk& chunk) {
     load_taps<T>(p.window, tile, b, chunk, centres, volume, taps, stride);
     sync_block();
-    const OutputIndex index(p.window, tile, tile.image, level);
-    const bool in_grid = tile.holds(p.window, lane_index());
-    blend(chunk, taps, stride, centres, [&](int x, int y, float value) {
-      if (in_grid) store_float(p.out, index(x, y), p.out_dtype, value);
-    });
+    write_chunk<kTileQueries, kWindowWarps>(p.window, tile, chunk, taps, stride, centres, level, 1.0f, p.out);
   });
 }
 

@@ -17,8 +17,7 @@ struct VolumeLookupParams {
   WindowParams window;
   VolumeView levels[kMaxLevels];
   DType dtype;
-  void* out;  // [B, N, L*nx*ny, H, W], contiguous
-  DType out_dtype;
+  WindowOutput out;
 };
 
 struct VolumeLookupGradParams {

@@ -159,56 +159,37 @@ __device__ __forceinline__ float blend_corners(const float* corner, int columns,
   return (1.0f - wy) * upper + wy * lower;
 }
 
-// Blends the taps of a chunk into its samples and calls emit(x, y, value) with the query of this lane. All threads of
-// the block take part.
-template <class Emit>
-__device__ __forceinline__ void blend(const Chunk& chunk, const float* taps, int stride, const Centre* centres,
-                                      Emit&& emit) {
-  const int query = lane_index(), columns = chunk.columns();
-  const Centre centre = centres[query];
-  const SmallDivisor by_width(chunk.samples_x);
-  for (int sample = warp_index(); sample < chunk.samples(); sample += kWindowWarps) {
-    const int y = by_width.quotient(sample), x = sample - y * chunk.samples_x;
-    emit(chunk.first_x + x, chunk.first_y + y, blend_corners(taps + query * stride + y * columns + x, columns, centre));
-  }
-}
-
-// Blends the taps of a chunk and writes factor * sample. Lanes are queries where the output has x densest (NCHW), and
-// samples where it has those (channels-last). All threads of the block take part.
+// Blends the taps of a chunk and writes factor * sample. Lanes are samples where those are densest in the output, and
+// queries otherwise, so that access runs along x. All threads of the block take part.
 template <int kQueries, int kWarps>
 __device__ __forceinline__ void write_chunk(const WindowParams& p, const Tile& tile, const Chunk& chunk,
                                             const float* taps, int stride, const Centre* centres, int level,
                                             float factor, const WindowOutput& out) {
-  const int first_slow = p.x_major ? chunk.first_x : chunk.first_y,
-            first_fast = p.x_major ? chunk.first_y : chunk.first_x;
-  const int chunk_fast = p.x_major ? chunk.samples_y : chunk.samples_x;
-  const int window_slow = 2 * (p.x_major ? p.radius_x : p.radius_y) + 1;
-  const int window_fast = 2 * (p.x_major ? p.radius_y : p.radius_x) + 1;
-  const SmallDivisor by_fast(chunk_fast);
-  const auto write = [&](int query, int sample) {
-    if (!tile.holds(p, query)) return;
-    const int slow = by_fast.quotient(sample), fast = sample - slow * chunk_fast;
-    const int x = p.x_major ? slow : fast, y = p.x_major ? fast : slow;
-    const float value = blend_corners(taps + query * stride + y * chunk.columns() + x, chunk.columns(), centres[query]);
-    const int64_t number =
-        (static_cast<int64_t>(level) * window_slow + first_slow + slow) * window_fast + first_fast + fast;
-    store_float(out.data,
-                tile.image * out.stride_image + number * out.stride_sample + tile.y(query) * out.stride_y +
-                    tile.x(query) * out.stride_x,
-                out.dtype, factor * value);
-  };
-  if (out.stride_sample == 1) {
-    for (int query = warp_index(); query < kQueries; query += kWarps) {
-      for (int sample = lane_index(); sample < chunk.samples(); sample += kWarpSize) write(query, sample);
-    }
-  } else {
-    for (int sample = warp_index(); sample < chunk.samples(); sample += kWarps) {
-      for (int query = lane_index(); query < kQueries; query += kWarpSize) write(query, sample);
+  const bool x_slow = p.x_major, lane_is_sample = out.stride_sample == 1;
+  const int window_slow = 2 * (x_slow ? p.radius_x : p.radius_y) + 1;
+  const int window_fast = 2 * (x_slow ? p.radius_y : p.radius_x) + 1;
+  const int first_slow = x_slow ? chunk.first_x : chunk.first_y, first_fast = x_slow ? chunk.first_y : chunk.first_x;
+  const int fast_count = x_slow ? chunk.samples_y : chunk.samples_x;
+  const int tap_slow = x_slow ? 1 : chunk.columns(), tap_fast = x_slow ? chunk.columns() : 1;
+  const int64_t first_sample = (static_cast<int64_t>(level) * window_slow + first_slow) * window_fast + first_fast;
+  const SmallDivisor by_fast(fast_count);
+  for (int query = lane_is_sample ? warp_index() : lane_index(); query < kQueries;
+       query += lane_is_sample ? kWarps : kWarpSize) {
+    if (!tile.holds(p, query)) continue;
+    const Centre centre = centres[query];
+    const int64_t start = tile.image * out.stride_image + tile.y(query) * out.stride_y + tile.x(query) * out.stride_x +
+                          first_sample * out.stride_sample;
+    for (int sample = lane_is_sample ? lane_index() : warp_index(); sample < chunk.samples();
+         sample += lane_is_sample ? kWarpSize : kWarps) {
+      const int slow = by_fast.quotient(sample), fast = sample - slow * fast_count;
+      const float* corner = taps + query * stride + slow * tap_slow + fast * tap_fast;
+      store_float(out.data, start + (slow * window_fast + fast) * out.stride_sample, out.dtype,
+                  factor * blend_corners(corner, chunk.columns(), centre));
     }
   }
 }
 
-// The transpose of blend: fills taps[query][row][column] with the gradient of every tap of the chunk, from
+// The transpose of blending: fills taps[query][row][column] with the gradient of every tap of the chunk, from
 // gradient(x, y), which reads that of a sample for the query of this lane. All threads of the block take part.
 template <class Gradient>
 __device__ __forceinline__ void blend_transposed(const Chunk& chunk, float* taps, int stride, const Centre* centres,
