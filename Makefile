@@ -3,6 +3,7 @@
 #   make test    the test suite                                             (ARGS="-k corr" to choose tests)
 #   make gpu     on a machine with an NVIDIA GPU: build, check, time; writes benchmarks/results/<gpu>-<date>.jsonl
 #   make bench   the benchmarks on this CPU
+#   make docs    the documentation as a site, in build/site
 #   make lint    ruff and clang-format
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -15,7 +16,7 @@ JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
 NATIVE := setup.py CMakeLists.txt pyproject.toml $(shell find _build csrc kernels/cuda -type f -not -name '*.pyc' | sort)
 
-.PHONY: demo test gpu bench lint clean
+.PHONY: demo test gpu bench docs lint clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.packages: requirements.txt
@@ -40,6 +41,10 @@ lint: $(VENV)/.packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+docs: $(VENV)/.built
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 # Uses the machine's own torch (a CUDA build), no virtual environment and no network.
 gpu:
