@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 def _page(table, record: dict) -> Report:
     report = Report(
         f"Zero-shot flow of {record['model']}",
-        subtitle=f"{record['input']}: end-point error of the flow that queries and keys of each layer give, untrained",
+        subtitle=f"{record['input']}: end-point error of flow from queries and keys of each layer, without training",
         settings={
             name: ", ".join(map(str, value)) if isinstance(value, list) else value
             for name, value in record.items()

@@ -42,7 +42,9 @@ def test_every_view(daflow, tiny_weights, clip, tmp_path):
     code, text, err = daflow(*run)
     assert (code, err) == (0, "")
     assert text.splitlines()[-3:] == [str(out), str(film), str(page)]
-    scale = float(re.search(r"full colour = (\S+) px", text)[1])
+    head, steps = page_data(page)
+    scale = head["maxFlow"]
+    assert f"full colour = {scale:.2f} px" in text
     names = ["frame8", "frame9", "frame10"]
     trails = Trails()
     for name in names:
@@ -50,7 +52,7 @@ def test_every_view(daflow, tiny_weights, clip, tmp_path):
         occluded = read_image(out / f"occlusion/{name}.png")[0] > 0
         confidence = forward_backward_confidence(flow, read_flow(out / f"flow_backward/{name}.flo"))
         color = read_image(out / f"color/{name}.png")
-        assert (color.int() - flow_to_image(flow, scale).int()).abs().max() <= 1  # the printed scale has two digits
+        assert torch.equal(color, flow_to_image(flow, scale))
         expected = {
             "side": torch.cat([frame, color], 2),
             "confidence_overlay": confidence_overlay(frame, confidence),
@@ -65,13 +67,11 @@ def test_every_view(daflow, tiny_weights, clip, tmp_path):
     frames = list(open_frames(film))
     assert open_frames(film).fps == 10
     assert [tuple(frame.shape) for frame in frames] == [(3, 2 * (60 + 22), 3 * 70)] * 3  # six panels with captions
-    panel = frames[0][:, 22:82, :70].float() - read_image(clip / "frame8.png")  # the frame comes first
-    assert panel.abs().mean() < 6
-    head, steps = page_data(page)
+    panel, frame = frames[0][:, 22:82, :70], read_image(clip / "frame8.png")  # the frame comes first
+    assert (panel.float().mean(0) - frame.float().mean(0)).abs().mean() < 6  # the colours of noise suffer in 4:2:0
     assert [step["name"] for step in steps] == names
     assert list(steps[0]["images"]) == ["Frame", "Next frame, warped"]
     assert list(steps[0]["maps"]) == ["Confidence", "Occluded"]
-    assert head["maxFlow"] == pytest.approx(scale, abs=0.005)
     assert {"iters", "weights", "backend"} <= {row[0] for row in head["about"][0]["rows"]}
     assert set(head["statistics"][0]["values"]) == {
         "mean length (px)", "99 % length (px)", "longest (px)", "occluded (%)", "mean confidence",

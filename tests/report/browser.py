@@ -89,19 +89,20 @@ class Browser:
         method, parameters = message.get("method"), message.get("params", {})
         if method == "Runtime.exceptionThrown":
             self.problems.append(json.dumps(parameters["exceptionDetails"])[:500])
-        elif method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning"):
+        elif method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "assert"):
             self.problems.append(json.dumps(parameters["args"])[:500])
-        elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
+        elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
             self.problems.append(parameters["entry"]["text"])
         elif method == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith("data:"):
             self.requests.append(parameters["request"]["url"])
 
-    def open(self, page: pathlib.Path) -> float:
+    def open(self, page: pathlib.Path, fragment: str = "") -> float:
         """Load a page and wait until its first step is drawn; gives the seconds."""
+        self.send("Page.navigate", url="about:blank")  # or another fragment of the same page would not load it anew
         self.problems.clear()
         self.requests.clear()
         began = time.perf_counter()
-        self.send("Page.navigate", url=page.as_uri())
+        self.send("Page.navigate", url=page.as_uri() + fragment)
         self.until("document.readyState === 'complete' && (viewer === null || viewer.step !== null)")
         return time.perf_counter() - began
 

@@ -24,7 +24,8 @@ function start() {
   document.addEventListener("keydown", (event) => {
     if (viewer.key(event)) event.preventDefault();
   });
-  viewer.show(0);
+  const asked = Number(location.hash.slice(1)) - 1; // page.html#10 opens at the tenth step
+  viewer.show(asked in steps ? asked : 0);
   return viewer;
 }
 

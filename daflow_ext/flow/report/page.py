@@ -186,7 +186,7 @@ class Report:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> dict:
-    cells = [[str(value) for value in row] for row in rows]
+    cells = [[f"{value:.6g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
     return {"kind": "table", "title": title, "columns": list(columns), "rows": cells, "note": note}
 
 

@@ -132,7 +132,7 @@ function buildSections(place, sections, ramp) {
   for (const section of sections) {
     const inner = section.kind === "table" ? [tableOf(section.columns, section.rows)]
       : section.kind === "bars" ? barsOf(section) : [heatOf(section, ramp)];
-    const wide = section.kind === "heat" || section.columns?.length > 4;
+    const wide = section.columns?.length > (section.kind === "heat" ? 12 : 4);
     const made = element("section", wide ? { class: "wide" } : {}, [element("h2", {}, [section.title]), ...inner]);
     if (section.note) made.append(element("p", { class: "hint" }, [section.note]));
     place.append(made);

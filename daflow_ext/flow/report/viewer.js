@@ -235,7 +235,7 @@ class Viewer {
       place = at.pixel;
       const vector = [flow.x[at.place], flow.y[at.place]];
       rows.push([name, Number.isNaN(vector[0]) ? "unknown"
-        : `(${signed(vector[0])}, ${signed(vector[1])}) px, length ${Math.hypot(...vector).toFixed(2)} px`]);
+        : `(${signed(vector[0])}, ${signed(vector[1])}), length ${Math.hypot(...vector).toFixed(2)} px`]);
       return vector;
     });
     if (vectors.length === 2 && !Number.isNaN(vectors[0][0] + vectors[1][0])) {
@@ -251,7 +251,7 @@ class Viewer {
     if (flows.length) {
       const { stride, unit } = flows[0][1];
       const which = stride === 1 ? "every pixel" : `one pixel of every ${stride} × ${stride}`;
-      byId("exactness").textContent = `Vectors are (to the right, down). This page stores ${which} in steps of ${unit} px, ` +
+      byId("exactness").textContent = `Vectors are (to the right, down). This page stores ${which} in steps of ${unit < 1 ? `1/${1 / unit}` : unit} px, ` +
         `so a reading is right within ${(unit / 2).toFixed(3)} px.`;
       paintWheel(byId("wheel"), this.wheel, vectors[0].map((value) => value / this.full));
     }
