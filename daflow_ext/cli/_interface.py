@@ -48,7 +48,7 @@ def build(studio: Studio):
             f"{limits.megapixels:g} megapixels, {limits.megabytes:g} MB; they stay on this machine and are removed "
             "when the app ends."
         )
-        clip = gradio.Video(label="Clip", sources=["upload"], elem_id="clip")
+        clip = gradio.Video(label="Clip", sources=["upload"], elem_id="clip", height=320)
         with gradio.Tab("Flow"):
             _task(gradio, "Show the flow", clip, [], studio.flow)
         with gradio.Tab("Restore"):
@@ -67,7 +67,7 @@ def build(studio: Studio):
 def _task(gradio, label: str, clip, options: list, work: Callable) -> None:
     """A button that turns the clip into a film and a line of text; an error is shown, not raised."""
     button = gradio.Button(label, variant="primary")
-    film = gradio.Video(label="Result", interactive=False, loop=True)
+    film = gradio.Video(show_label=False, interactive=False, loop=True)
     text = gradio.Markdown()
 
     # gradio puts the progress where its default stands; before the others, of which there are more or fewer
@@ -112,4 +112,5 @@ def serving(studio: Studio, host: str, port: int | None) -> Iterator[str]:
         try:
             yield address
         finally:
+            studio.end()
             page.close(verbose=False)

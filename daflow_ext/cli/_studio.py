@@ -87,6 +87,16 @@ class Studio:
         self._kept: tuple[tuple, _Clip] | None = None
         self._restorer = None
         self._lock, self._numbers = threading.Lock(), itertools.count()
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        """Stop what is being worked on, at the next pair or chunk."""
+        self._ended.set()
+
+    def _report(self, progress: Progress, share: float, what: str) -> None:
+        if self._ended.is_set():
+            raise RuntimeError("the app is ending")
+        progress(share, what)
 
     def flow(self, path: str, progress: Progress) -> Answer:
         """The clip beside its flow in colours, with what the next frame hides."""
@@ -167,7 +177,7 @@ class Studio:
             results = []
             for chunk in chunks:
                 results += list(chunk.frames)
-                progress(len(results) / len(frames), "restoring")
+                self._report(progress, len(results) / len(frames), "restoring")
             film = (
                 side_by_side([frame, _bytes(result)], ("clip", "restored"))
                 for frame, result in zip(frames, results, strict=True)
@@ -187,7 +197,7 @@ class Studio:
             pairs = []
             for pair in self.estimator.pairs(_Frames(frames), bidirectional=True):
                 pairs.append(pair)
-                progress(len(pairs) / (len(frames) - 1), "flow")
+                self._report(progress, len(pairs) / (len(frames) - 1), "flow")
             self._kept = key, _Clip(frames, fps, pairs)
         return self._kept[1]
 

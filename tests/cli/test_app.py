@@ -109,6 +109,19 @@ def test_other_mistakes_are_one_sentence(studio, film, tmp_path, refused, tiny_w
     assert 'pip install "daflow_ext[app]"' in refused("app", "--model", tiny_weights)
 
 
+def test_an_app_that_ends_stops_its_work(studio, film):
+    work = studio()
+    seen = []
+
+    def end_after_the_first(share, what):
+        seen.append(share)
+        work.end()
+
+    with pytest.raises(RuntimeError, match="the app is ending"):
+        work.flow(str(film), end_after_the_first)
+    assert seen == [pytest.approx(1 / 3)]
+
+
 def test_the_address_is_this_machine_unless_told_otherwise():
     assert build_parser().parse_args(["app"]).host == "127.0.0.1"
 
