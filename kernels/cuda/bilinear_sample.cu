@@ -2,8 +2,8 @@
 //
 // Channels-last features: lanes along the channels, 16 bytes each. Other layouts: one lane per sample, so that
 // neighbouring lanes are neighbouring samples and the output is written along x; grid.y then splits the channels.
-// The gradient of coords belongs to the sample and is deterministic. That of feat is a scatter: float32 atomics, or
-// exact fixed-point sums where determinism is asked for (common/sums.cuh says why those).
+// The gradient of coords belongs to the sample and is deterministic. That of feat is a scatter: float32 reductions of
+// four channels at once, or exact fixed-point sums where determinism is asked for (common/sums.cuh says why those).
 #include "bilinear_sample.cuh"
 
 #include "common/bilinear.h"
@@ -149,28 +149,33 @@ __global__ void __launch_bounds__(kThreads, 4)
   });
 }
 
-template <class Sum>
+// kCount > 1 adds vectors where the GPU can; elsewhere neighbouring lanes had better take neighbouring channels.
+template <class T, class Sum, int kCount>
 __global__ void __launch_bounds__(kThreads, 4)
     scatter_kernel(const __grid_constant__ Launch<BilinearSampleGradParams> p) {
+  constexpr int kRun = kVectorReductions ? kCount : 1;
   const BilinearSampleParams& q = p.params.sample;
   const int group_channels = static_cast<int>(q.feat.size[1]) / q.groups;
   const int lane = static_cast<int>(threadIdx.x) % p.layout.lanes;
-  const int first = static_cast<int>(blockIdx.y) * p.layout.channel_step + lane;
-  const int last = first - lane + p.layout.channel_step;
+  const int first = static_cast<int>(blockIdx.y) * p.layout.channel_step + lane * kRun;
+  const int last = first - lane * kRun + p.layout.channel_step;
   const Sum sum(p.params.bounds, 1.0f, q.out.size[2] * q.out.size[3], 1);
   auto* sums = static_cast<typename Sum::type*>(p.params.sums);
   for_each_sample(q, p.layout, [&](int64_t index, bool valid) {
     if (!valid) return;
     const Sample sample(q, index);
-    for (int c = first; c < last && c < group_channels; c += p.layout.lanes) {
+    for (int c = first; c < last && c < group_channels; c += p.layout.lanes * kRun) {
       const int64_t channel = sample.g * group_channels + c;
-      const float grad =
-          load_float(q.out.data, sample.out_offset(q.out.stride) + channel * q.out.stride[1], q.out.dtype);
+      float grad[kRun];
+      load_floats(static_cast<const T*>(q.out.data) + sample.out_offset(q.out.stride) + channel * q.out.stride[1],
+                  grad);
 #pragma unroll
       for (int tap = 0; tap < 4; ++tap) {
         if (!sample.live(tap)) continue;
-        sum.add(sums + sample.offset(tap, p.params.sums_stride) + channel * p.params.sums_stride[1],
-                sample.weight(tap) * grad);
+        float terms[kRun];
+#pragma unroll
+        for (int j = 0; j < kRun; ++j) terms[j] = sample.weight(tap) * grad[j];
+        sum.add(sums + sample.offset(tap, p.params.sums_stride) + channel * p.params.sums_stride[1], terms);
       }
     }
   });
@@ -235,7 +240,16 @@ extern "C" cudaError_t daflow_cuda_bilinear_sample_grad_coords(const BilinearSam
 
 extern "C" cudaError_t daflow_cuda_bilinear_sample_scatter(const BilinearSampleGradParams* params,
                                                            cudaStream_t stream) {
-  const Layout layout = layout_for(params->sample, params->sums_stride[1] == 1, 1);
-  const auto kernel = params->bounds != nullptr ? scatter_kernel<ExactSum> : scatter_kernel<FloatSum>;
-  return launch_samples(kernel, params->sample, *params, layout, stream);
+  const BilinearSampleParams& sample = params->sample;
+  const bool exact = params->bounds != nullptr, channels_last = params->sums_stride[1] == 1;
+  // dense sums of a whole number of vectors per pixel start every pixel on a 16-byte boundary
+  const bool vectors = !exact && channels_last && vectorizable(sample.out, sample.groups);
+  return dispatch(sample.feat.dtype, [&](auto type) {
+    using T = decltype(type);
+    const Layout layout = layout_for(sample, channels_last, vectors ? kVector<T> : 1);
+    const auto kernel = exact     ? scatter_kernel<T, ExactSum, 1>
+                        : vectors ? scatter_kernel<T, FloatSum, kVector<T>>
+                                  : scatter_kernel<T, FloatSum, 1>;
+    return launch_samples(kernel, sample, *params, layout, stream);
+  });
 }

@@ -23,6 +23,16 @@ struct FloatSum {
   using type = float;
   __device__ __forceinline__ FloatSum(const uint32_t*, float, int64_t, int) {}
   __device__ __forceinline__ void add(float* target, float value) const { atomic_add(target, value); }
+  // kCount neighbours: one, or a multiple of four from a 16-byte boundary on.
+  template <int kCount>
+  __device__ __forceinline__ void add(float* target, const float (&values)[kCount]) const {
+    if constexpr (kCount == 1) {
+      atomic_add(target, values[0]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kCount; j += 4) atomic_add_vector(target + j, values + j);
+    }
+  }
   __device__ __forceinline__ float total(float sum) const { return sum; }
 };
 
@@ -63,6 +73,7 @@ struct ExactSum {
   __device__ __forceinline__ void add(int64_t* target, float value) const {
     if (finite) atomic_add(target, round_to_int64(value * up_a * up_b));
   }
+  __device__ __forceinline__ void add(int64_t* target, const float (&values)[1]) const { add(target, values[0]); }
   __device__ __forceinline__ float total(int64_t sum) const {
     return finite ? int64_to_float(sum) * down_a * down_b : bits_float(0x7fc00000u);
   }
