@@ -204,7 +204,6 @@ CANDIDATES: dict[str, dict[int, dict[str, Config]]] = {
         80: {
             "look-ahead 128x64, persistent": Config((128, 64), 8, 3, programs=1),
             "plain 128x64": Config((128, 64), 8, 3, **_PLAIN),
-            "plain 128x64, 4 warps": Config((128, 64), 4, 3, **_PLAIN),
             "plain 128x64, persistent": Config((128, 64), 8, 3, programs=2, **_PLAIN),
             "plain 64x64, 4 warps": Config((64, 64), 4, 3, **_PLAIN),
             "block lists 128x64": Config((128, 64), 8, 3, **_LISTED),

@@ -40,6 +40,24 @@ def test_math_is_asked_only_where_its_scores_fit(monkeypatch):
     assert "math with cat" in st_attention.their_ways(streams[:1], streams[:1], streams[:1], flex=False)
 
 
+def test_every_candidate_of_a_gpu_is_timed_online_and_max_free(monkeypatch):
+    tuning = pytest.importorskip("daflow_ext.kernels.triton.tuning", exc_type=ImportError)
+    calls = []
+
+    def attend(*_, score_bound=None, **options):
+        calls.append((tuning.config("st_attention", torch.bfloat16, 64), score_bound, options))
+
+    monkeypatch.setattr(tuning, "architecture", lambda: 90)
+    monkeypatch.setattr(st_attention.ops, "st_attention", attend)
+    streams = [torch.empty(1, 1, 30, 1, st_attention.WIDTH, device="meta", dtype=torch.bfloat16)]
+    for way in st_attention.our_ways(streams, streams, streams, candidates="block lists", window=1).values():
+        way.call()
+    lists = [config for name, config in tuning.CANDIDATES["st_attention"][90].items() if name.startswith("block lists")]
+    expected = [tuning.CONFIGS["st_attention"][90]["half"][64], *lists]
+    assert calls == [(c, bound, {"window": 1}) for c in expected for bound in (None, st_attention.SCORE_BOUND)]
+    assert len(st_attention.our_ways(streams, streams, streams, candidates=None)) == 2
+
+
 def test_softargmax_beside_the_chain():
     records = list(softargmax_flow.forward_records((4, 6), 16, "cpu"))
     assert [record.case.split(", 4x6")[0] for record in records] == ["chain", "ours", "ours, details", "ours, local"]
