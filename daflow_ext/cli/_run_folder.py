@@ -1,5 +1,6 @@
 """The folder of a run that can be continued: its settings, what it has finished, and where it goes on."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ class RunFolder:
     ``warm_start.safetensors`` what the next pair begins at.
 
     A line is added after the files of its pair are complete, so a run that was killed at any moment goes on after the
-    last line; a line cut off is dropped.
+    last line; a line cut off is dropped, a damaged one with those after it.
 
     Args:
         settings: anything JSON can carry; a folder of another run is refused.
@@ -40,8 +41,8 @@ class RunFolder:
     def _check(self) -> None:
         path = self.root / SETTINGS
         try:
-            stored = json.loads(path.read_text())
-        except ValueError as error:
+            stored = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} does not describe a run ({error}); give another folder or --overwrite") from error
         for name in sorted(stored.keys() | self.settings.keys()):
             if stored.get(name) != self.settings.get(name):
@@ -58,7 +59,8 @@ class RunFolder:
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(path, whole)
-        return [json.loads(line) for line in data[:whole].decode().splitlines()]
+        records = map(_record, data[:whole].splitlines())
+        return list(itertools.takewhile(lambda record: record is not None, records))
 
     def _complete(self, records: list[dict]) -> list[dict]:
         """The records before the first whose files are gone."""
@@ -111,3 +113,13 @@ class RunFolder:
             with atomic_path(self.root / WARM) as path:
                 tensors = {name: tensor.contiguous() for name, tensor in warm.items()}
                 path.write_bytes(save(tensors, {"next": str(len(self.records))}))
+
+
+def _record(line: bytes) -> dict | None:
+    """The record of a line; None if it is damaged, or names a file that is not in the folder."""
+    try:
+        record = json.loads(line)
+        paths = [pathlib.PurePath(name) for name in record["files"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return None if any(path.is_absolute() or ".." in path.parts for path in paths) else record

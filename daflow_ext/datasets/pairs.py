@@ -50,7 +50,14 @@ pairs.csv:
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
             if missing:
                 raise self.layout_error(f"{self.list} has no column {', '.join(missing)}")
-            return list(reader)
+            try:
+                rows = list(reader)
+            except csv.Error as error:
+                raise ValueError(f"{self.list} is no list: {error}") from error
+            short = next((row for row in rows if None in row or None in row.values()), None)
+            if short is not None:
+                raise ValueError(f"{self.list}: {short['name']!r} has another number of columns than the first line")
+            return rows
 
     def _sequence(self, row: dict[str, str]) -> FlowSequence:
         frames = ImageFrames([self.root / row["image1"], self.root / row["image2"]])

@@ -29,8 +29,9 @@ class RecordFile:
             return
         try:
             found = [json.loads(line) for line in lines]
-            stored = found[0]["settings"]
-        except (ValueError, KeyError, TypeError) as error:
+            stored = dict(found[0]["settings"])
+            self.records = {key_of(record): record for record in found[1:] if isinstance(record["identity"], str)}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.path} is no record of a validation: {error}") from error
         different = sorted(
             name for name in stored.keys() | self.settings.keys() if stored.get(name) != self.settings.get(name)
@@ -41,7 +42,6 @@ class RecordFile:
                 f"{self.path} was made with {name} = {stored.get(name)!r}, this run has {self.settings.get(name)!r}; "
                 "give another output folder, or --restart to discard those results"
             )
-        self.records = {key_of(record): record for record in found[1:]}
 
     def _whole_lines(self) -> list[str]:
         if not self.path.is_file():

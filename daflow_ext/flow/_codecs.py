@@ -4,6 +4,7 @@ Readers return flow as [2, H, W] and a valid map [H, W] or None; writers get flo
 compares the size that a header claims with the bytes that are there before it makes an array of that size.
 """
 
+import io
 import math
 import pathlib
 import re
@@ -15,13 +16,13 @@ import zlib
 import cv2
 import numpy as np
 
-from ..frames.io import decode_image
+from ..frames.io import DEFLATE_RATIO, decode_image
 
 Arrays = tuple[np.ndarray, np.ndarray | None]
 
 FLO_MAGIC = b"PIEH"  # the float 202021.25, little endian
 FLO_UNKNOWN = 1e10
-DEFLATE_RATIO = 1032  # zlib cannot compress further, so a header that claims more than this is wrong
+LONGEST_HEADER = 10_000  # of a NumPy array; NumPy reads no longer ones either, but first asks for the memory
 KITTI_RANGE = (-512.0, 511.984375)  # (v - 32768) / 64 for 16-bit v
 
 
@@ -32,13 +33,17 @@ def check_size(path: pathlib.Path, what: str, expected: int, actual: int) -> Non
         raise ValueError(f"{path} is {word}: its header says {what}, {expected} bytes, but it has {actual} bytes")
 
 
+def _check_layout(path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    if dtype.kind != "f" or len(shape) != 3 or 2 not in (shape[0], shape[2]) or 0 in shape:
+        raise ValueError(
+            f"{path} holds {dtype} {tuple(shape)}; a flow is floating point, (2, H, W) or (H, W, 2), not empty"
+        )
+
+
 def _channels_first(path: pathlib.Path, array: np.ndarray, prefer_first: bool) -> np.ndarray:
     """[2, H, W] from either layout; where both fit, the one this format is written in."""
     shape = array.shape
-    if array.dtype.kind != "f" or array.ndim != 3 or 2 not in (shape[0], shape[2]) or 0 in shape:
-        raise ValueError(
-            f"{path} holds {array.dtype} {tuple(shape)}; a flow is floating point, (2, H, W) or (H, W, 2), not empty"
-        )
+    _check_layout(path, array.dtype, shape)
     if shape[0] == 2 and (prefer_first or shape[2] != 2):
         return array
     return array.transpose(2, 0, 1)
@@ -69,15 +74,12 @@ def read_png16(path: pathlib.Path) -> Arrays:
         header = file.read(26)
     if len(header) < 26 or not header.startswith(b"\x89PNG") or header[12:16] != b"IHDR":
         raise ValueError(f"{path} is no PNG file")
-    width, height, depth, kind = struct.unpack(">IIBB", header[16:26])
+    depth, kind = header[24:26]
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 0)
     if depth != 16 or channels != 3:
         raise ValueError(
             f"{path} is no KITTI flow: it has {channels} channel(s) of {depth} bits, 3 of 16 bits were expected"
         )
-    size = path.stat().st_size
-    if 6 * width * height > DEFLATE_RATIO * size:
-        raise ValueError(f"{path} is truncated: its header says {width}x{height}, but it has only {size} bytes")
     image = decode_image(path, cv2.IMREAD_UNCHANGED)
     flow = (image[:, :, 2:0:-1].transpose(2, 0, 1).astype(np.float32) - 32768) / 64
     return flow, image[:, :, 0] != 0
@@ -98,14 +100,19 @@ def write_png16(path: pathlib.Path, flow: np.ndarray, valid: np.ndarray) -> None
 
 def _read_array(path: pathlib.Path, stream, size: int) -> np.ndarray:
     """One array in NumPy's own format from a stream of ``size`` bytes."""
+    start = stream.read(8)
+    length = stream.read(2 if start[6:7] == b"\x01" else 4)
+    header = io.BytesIO(start + length + stream.read(min(int.from_bytes(length, "little"), LONGEST_HEADER)))
     try:
-        version = np.lib.format.read_magic(stream)
+        version = np.lib.format.read_magic(header)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
-    except (ValueError, tokenize.TokenError) as error:
+        shape, fortran, dtype = read_header(header)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:  # NumPy's
         raise ValueError(f"{path} holds no NumPy array: {error}") from error
     if dtype.hasobject:
         raise ValueError(f"{path} holds Python objects; a flow is an array of floating point numbers")
+    if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+        raise ValueError(f"{path} holds {dtype} {shape}; an array of numbers was expected")
     check_size(path, f"{dtype} {shape}", stream.tell() + math.prod(shape) * dtype.itemsize, size)
     return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if fortran else "C")
 
@@ -126,14 +133,20 @@ def read_npz(path: pathlib.Path) -> Arrays:
         with zipfile.ZipFile(path) as archive:
             arrays = {}
             for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
                 if info.filename not in ("flow.npy", "valid.npy"):
                     continue
-                if info.file_size > DEFLATE_RATIO * info.compress_size:
+                if name in arrays:
+                    raise zipfile.BadZipFile(f"it holds {name!r} twice")
+                # NumPy writes no other kinds, and zipfile unpacks those without a limit
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise zipfile.BadZipFile(f"{name!r} is neither stored nor deflated")
+                if info.file_size > DEFLATE_RATIO * min(info.compress_size, path.stat().st_size):
                     raise ValueError(f"{path} is damaged: {info.filename} claims {info.file_size} bytes")
                 with archive.open(info) as stream:
-                    arrays[info.filename[:-4]] = _read_array(path, stream, info.file_size)
+                    arrays[name] = _read_array(path, stream, info.file_size)
             names = archive.namelist()
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path} is no whole .npz file: {error}") from error
     if "flow" not in arrays:
         raise ValueError(f"{path} has no array 'flow', it has {', '.join(names) or 'nothing'}")
@@ -154,12 +167,19 @@ def read_flo5(path: pathlib.Path) -> Arrays:
 
     try:
         with h5py.File(path, "r") as file:
+            link = file.get("flow", getlink=True)  # first, because get() would follow it into another file
+            if link is not None and not isinstance(link, h5py.HardLink):
+                raise ValueError(f"{path}: 'flow' is a link; a data set was expected")
             if not isinstance(file.get("flow"), h5py.Dataset) or file["flow"].shape is None:
-                raise ValueError(f"{path} has no data set 'flow', it has {', '.join(file) or 'nothing'}")
+                raise ValueError(f"{path} has no data set 'flow', it has {', '.join(map(str, file)) or 'nothing'}")
             data = file["flow"]
-            stored = data.id.get_storage_size()
-            if data.nbytes > DEFLATE_RATIO * stored:
-                raise ValueError(f"{path}: 'flow' claims {data.nbytes} bytes {data.shape}, only {stored} are stored")
+            _check_layout(path, data.dtype, data.shape)
+            if data.external or data.is_virtual:
+                raise ValueError(f"{path}: the data of 'flow' lie in another file")
+            stored = min(data.id.get_storage_size(), path.stat().st_size)
+            claimed = max(data.nbytes, math.prod(data.chunks or ()) * data.dtype.itemsize)
+            if claimed > DEFLATE_RATIO * stored:
+                raise ValueError(f"{path}: 'flow' claims {claimed} bytes {data.shape}, only {stored} are stored")
             array = data[()]
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path} is no whole HDF5 file: {error}") from error

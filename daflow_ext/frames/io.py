@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
+import struct
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -15,13 +16,17 @@ from .video import Video
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 
+DEFLATE_RATIO = 1032  # zlib cannot compress further, so a header that claims more than this is wrong
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+
 PathLike = str | os.PathLike
 
 
 def decode_image(path: PathLike, flags: int) -> np.ndarray:
     """The array OpenCV makes of an image file, or one sentence that names the file.
 
-    Truncated PNG and JPEG files are refused here, because some decoders fill the missing part with grey.
+    Truncated PNG and JPEG files are refused here, because some decoders fill the missing part with grey; so are PNG
+    files that claim more pixels than their bytes can hold.
 
     Raises:
         FileNotFoundError: no such file.
@@ -29,8 +34,8 @@ def decode_image(path: PathLike, flags: int) -> np.ndarray:
     """
     path = existing_file(path)
     data = path.read_bytes()
-    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
-        raise ValueError(f"{path} is truncated: its {len(data)} bytes lack the PNG end mark")
+    if data.startswith(b"\x89PNG"):
+        _check_png(path, data)
     # the end mark must follow the last scan: an embedded thumbnail has its own, before it
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError(f"{path} is truncated: its {len(data)} bytes lack the JPEG end mark")
@@ -42,6 +47,20 @@ def decode_image(path: PathLike, flags: int) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} is no complete image ({len(data)} bytes that cannot be decoded)")
     return image
+
+
+def _check_png(path: PathLike, data: bytes) -> None:
+    """Refuse what would make the decoder ask for more memory than the file can fill."""
+    if len(data) >= 26:
+        width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
+        if width * height * depth * _PNG_CHANNELS.get(kind, 1) > 8 * DEFLATE_RATIO * len(data):
+            raise ValueError(f"{path} is truncated: its header says {width}x{height}, but it has {len(data)} bytes")
+    place, name = 8, b""
+    while name != b"IEND":  # length, name, content, checksum
+        name = data[place + 4 : place + 8]
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        if place > len(data):
+            raise ValueError(f"{path} is truncated: its {len(data)} bytes lack the PNG end mark")
 
 
 def read_image(path: PathLike) -> torch.Tensor:

@@ -35,6 +35,8 @@ class Video:
                 if not container.streams.video:
                     raise ValueError(f"{path} holds no video stream")
                 stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise ValueError(f"{path} cannot be opened as a video: there is no decoder for its codec")
                 rate = stream.average_rate
                 self.fps = float(rate) if rate else None
                 self.length = stream.frames or self._estimate(stream, container, rate)

@@ -1,5 +1,6 @@
 """Weights files of RAFT: read (official, torchvision, ours), check strictly, write without leaving half a file."""
 
+import io
 import json
 import os
 import pathlib
@@ -103,7 +104,8 @@ def _read_tensors(path: pathlib.Path) -> tuple[dict[str, torch.Tensor], dict[str
         if is_safetensors:
             with safetensors.safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # from memory: reading a file, Python would first ask for as many bytes as a length in the pickle claims
+        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except Exception as error:  # the bytes of a broken pickle can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, pickle.UnpicklingError):  # torch's own text is a page on how to run the file's code
