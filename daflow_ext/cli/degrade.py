@@ -21,7 +21,8 @@ quarter of the size, then back to full size (a preset or a level), or one corrup
 
 INPUT is an image, a video, a folder of frames, or a tree of such folders and videos. Each clip becomes a folder of PNG
 files under OUT, named as in INPUT, and OUT/manifest.json keeps every parameter, the library versions, the bits
-per pixel spent, and hashes. Equal seeds and versions give equal pixels, whatever the number of workers.
+per pixel spent, and hashes. Equal seeds and versions give equal pixels, whatever the number of workers. The same
+command goes on where a run ended, after the last whole clip.
 
 levels: 1 (mild) .. 5 (worst): every strength is drawn from that fifth of the recipe's range.
 corruptions:

@@ -1,6 +1,6 @@
 """Every op on drawn shapes, strides, dtypes, radii and levels: the CPU against the reference in double precision.
 
-The quick suite draws a few dozen cases per op, always the same; ``--runslow`` draws new ones, many times as many.
+The quick suite draws a few dozen cases per op, always the same; ``--runslow`` draws new ones, ten times as many.
 """
 
 import math
@@ -23,13 +23,13 @@ seeds = st.integers(0, 2**31)
 
 
 def examples(count):
-    """Run a property on ``count`` cases; with --runslow on 40 times as many, not the same every time."""
+    """Run a property on ``count`` cases; with --runslow on 10 times as many, not the same every time."""
 
     def decorate(function):
         @pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "many"])
         def test(many):
             settings(
-                max_examples=count * (40 if many else 1),
+                max_examples=count * (10 if many else 1),
                 derandomize=not many,
                 deadline=None,
                 database=None,

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from .pipeline import ClipRecord, degrade_frames, map_processes
 from .schedule import clip_seed
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.jsonl"
 FORMAT, FORMAT_VERSION = "daflow degraded frames", 1
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -72,11 +74,18 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Settings":
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: other names, or values out of range.
+        """
         values = dict(values)
         if values.get("config") is not None:
             values["config"] = DegradeConfig.from_dict(values["config"])
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"not the settings of a degradation: {error}") from error
 
     def apply(self, frames: Iterator[np.ndarray], clip: str, record: ClipRecord) -> Iterator[np.ndarray]:
         seed = clip_seed(self.seed, clip)
@@ -201,10 +210,62 @@ def _check_folders(source: pathlib.Path, output: pathlib.Path) -> None:
         raise ValueError(f"{output} is a file, a folder was expected")
     if (output / MANIFEST).exists():
         raise ValueError(f"{output} already holds a set ({MANIFEST}); give another folder")
+    if (output / UNFINISHED).exists():
+        return
     if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         raise ValueError(f"{output} is not empty, its files would mix with the set; give a new folder")
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"the output {output} lies inside the input {source}; give a folder outside of it")
+
+
+class _Unfinished:
+    """What a run has finished, in a file that is there until the manifest is: the run, then a line per clip.
+
+    A killed run is continued with the clips that lack their line; a line cut off is dropped, and so are the frames of
+    clips that were in work.
+
+    Raises:
+        ValueError: the file is another run's, or no such file.
+    """
+
+    def __init__(self, source: pathlib.Path, output: pathlib.Path, settings: Settings):
+        self.path = output / UNFINISHED
+        run = {"input": str(source.resolve()), "settings": settings.to_dict(), "versions": versions()}
+        run = json.loads(json.dumps(run))
+        self.entries: dict[str, dict] = {}
+        if not self.path.exists():
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(json.dumps(run) + "\n")
+            return
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        os.truncate(self.path, whole)
+        try:
+            stored, *entries = [json.loads(line) for line in data[:whole].decode().splitlines()]
+            self.entries = {entry["name"]: entry for entry in entries}
+            other = sorted(name for name in run if stored[name] != run[name])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.path} does not describe an unfinished set; give a new folder") from error
+        if other:
+            raise ValueError(f"{output} holds an unfinished set with another {', '.join(other)}; give a new folder")
+        finished = {output / name for entry in self.entries.values() for name in entry["outputs"]}
+        for path in output.rglob("*"):
+            if path.suffix in (".png", ".tmp") and path not in finished:
+                path.unlink()
+
+    def entry(self, clip: Clip) -> dict | None:
+        """The entry of a clip that is finished: the same input files, and every output there."""
+        entry = self.entries.get(clip.name)
+        if entry is None or not all((self.path.parent / name).is_file() for name in entry["outputs"]):
+            return None
+        return entry if entry["inputs"] == {path.name: file_hash(path) for path in clip.paths} else None
+
+    def add(self, entry: dict) -> dict:
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return entry
 
 
 def make_set(
@@ -221,31 +282,38 @@ def make_set(
     ``workers``, on the order, or on which other clips there are. ``step(n)`` is told of n more frames read or written:
     twice :func:`count_frames` in all.
 
+    Called again after it was interrupted, or killed, it goes on after the last clip that was finished.
+
     Returns the manifest.
     Raises:
-        ValueError, FileNotFoundError: nothing to read, an unreadable frame, a set in ``output`` already, or an output
-            inside ``source``.
+        ValueError, FileNotFoundError: nothing to read, an unreadable frame, a set in ``output`` already, an unfinished
+            one of another input, other settings or other library versions, or an output inside ``source``.
     """
     clips = find_clips(source)
     _check_folders(source, output)
     output.mkdir(parents=True, exist_ok=True)
+    unfinished = _Unfinished(source, output, settings)
+    entries = {clip.name: unfinished.entry(clip) for clip in clips}
+    step(sum(2 * entry["frames"] for entry in entries.values() if entry))
+    left = [clip for clip in clips if entries[clip.name] is None]
     make = functools.partial(_make_clip, settings=settings, output=output)
     if workers == 1:
-        entries = [make(clip, step=step) for clip in clips]
-    else:
-        entries = []
-        for entry in map_processes(make, clips, workers):
-            entries.append(entry)
+        for clip in left:
+            entries[clip.name] = unfinished.add(make(clip, step=step))
+    elif left:
+        for entry in map_processes(make, left, workers):
+            entries[entry["name"]] = unfinished.add(entry)
             step(2 * entry["frames"])
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "settings": settings.to_dict(),
         "versions": versions(),
-        "clips": entries,
+        "clips": [entries[clip.name] for clip in clips],
     }
     with atomic_path(output / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1))
+    unfinished.path.unlink()
     return manifest
 
 
@@ -260,7 +328,7 @@ def read_manifest(path: pathlib.Path) -> dict:
         raise FileNotFoundError(f"the manifest {path} does not exist")
     try:
         manifest = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{path} is no manifest of degraded frames")
@@ -269,8 +337,8 @@ def read_manifest(path: pathlib.Path) -> dict:
     clips = manifest.get("clips")
     if not isinstance(manifest.get("settings"), dict) or not isinstance(clips, list):
         raise ValueError(f"{path} is incomplete: it lacks 'settings' or the list 'clips'")
-    needed = {"name", "inputs", "outputs"}
-    if not all(isinstance(clip, dict) and needed <= set(clip) for clip in clips):
+    needed = {"name": str, "inputs": dict, "outputs": dict}
+    if not all(isinstance(clip, dict) and all(isinstance(clip.get(n), k) for n, k in needed.items()) for clip in clips):
         raise ValueError(f"{path} is incomplete: each clip needs {', '.join(sorted(needed))}")
     return manifest
 
