@@ -1,6 +1,7 @@
 """daflow analyze end to end on the untrained toy model."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -38,6 +39,8 @@ def test_table_json_and_picture(clip, tmp_path, capsys):
         "2",
         "-o",
         str(out),
+        "--report",
+        str(tmp_path / "pages" / "a.html"),
     ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -48,6 +51,12 @@ def test_table_json_and_picture(clip, tmp_path, capsys):
     assert record["pixels"] == 3 * 48 * 64  # a clip of 3 frames, and one of 2 that is filled up
     assert sorted(record["best_layers"]) == sorted(set(record["best_layers"]))
     assert read_image(out / "zero_shot.png").shape[0] == 3
+    page = (tmp_path / "pages" / "a.html").read_text()
+    heat, bars = json.loads(re.search(r'id="head">(.*?)</script>', page)[1])["results"]
+    assert (heat["kind"], heat["values"]) == ("heat", record["epe_px"])
+    assert heat["columns"] == [str(layer) for layer in record["layers"]]
+    layers = [bar["label"] for bar in bars["groups"][0]["bars"]]
+    assert layers[:4] == [f"layer {layer}" for layer in record["best_layers"][:4]]
 
 
 def analyze(folder, out, *arguments):
@@ -121,6 +130,7 @@ def test_truth_without_a_known_pixel_is_refused(clip, tmp_path, capsys):
         ([], "give the truth by --flow DIR or by --teacher WEIGHTS"),
         (["--flow", "nowhere", "--layers", "9"], "--layers (9,) are outside 0..5"),
         (["--flow", "nowhere", "--frames", "1"], "--frames at least 2, got 1 and 1"),
+        (["--flow", "nowhere", "--report", "a.pdf"], "--report a.pdf is an HTML page; expected a name ending in .html"),
         (["--flow", "nowhere", "--clips", "0"], "--clips must be at least 1, got 0"),
         (["--flow", "nowhere", "--temperature", "0"], "temperature must be > 0, got 0.0"),
     ],
