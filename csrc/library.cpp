@@ -4,9 +4,9 @@
 
 STABLE_TORCH_LIBRARY(daflow_ext, m) {
   // fmap2 [B, C, H, W] -> num_levels x [B, C, H >> l, W >> l], channels-last memory
-  m.def("corr_pyramid(Tensor fmap2, int num_levels) -> Tensor[]");
+  m.def("corr_pyramid(Tensor fmap2, int num_levels, *, ScalarType? out_dtype=None) -> Tensor[]");
   // gradients of every level -> [B, C, H, W], channels-last memory
-  m.def("corr_pyramid_backward(Tensor[] grads) -> Tensor");
+  m.def("corr_pyramid_backward(Tensor[] grads, *, ScalarType? out_dtype=None) -> Tensor");
   // fmap1 [B, C, H, W], L x [B, C, H_l, W_l], coords [B, (N,) 2, H, W], radius (y, x) -> [B, (N,) L * nx * ny, H, W]
   m.def(
       "corr_lookup(Tensor fmap1, Tensor[] fmap2_pyramid, Tensor coords, int[2] radius, *, float? scale=None, str "
@@ -14,7 +14,8 @@ STABLE_TORCH_LIBRARY(daflow_ext, m) {
   // -> [grad_fmap1, grad_coords, *grad_pyramid]; an output that is not needed has no elements (the pyramid's: absent)
   m.def(
       "corr_lookup_backward(Tensor grad, Tensor fmap1, Tensor[] fmap2_pyramid, Tensor coords, int[2] radius, *, float? "
-      "scale, str order, bool need_fmap1, bool need_pyramid, bool need_coords, bool deterministic) -> Tensor[]");
+      "scale, str order, bool need_fmap1, bool need_pyramid, bool need_coords, bool deterministic, bool "
+      "allow_tf32=False) -> Tensor[]");
   // L x [B, H, W, H_l, W_l], coords [B, (N,) 2, H, W], radius (y, x) -> [B, (N,) L * nx * ny, H, W]
   m.def(
       "volume_lookup(Tensor[] volume_pyramid, Tensor coords, int[2] radius, *, str order=\"xy\", ScalarType? "

@@ -3,6 +3,7 @@
 
 #include "common/check.h"
 #include "cpu/corr_pyramid_isa.h"
+#include "cpu/huge_pages.h"
 #include "cpu/tensor_element.h"
 
 #include <algorithm>
@@ -41,7 +42,18 @@ void run(Kernel* kernel, const PyramidArgs& args) {
 
 int64_t shifted(int64_t size, int64_t level) { return level < 63 ? size >> level : 0; }
 
-std::vector<Tensor> corr_pyramid(const Tensor& fmap2, int64_t num_levels) {
+// Where output and input have different dtypes, all is done in the wider one of these; sums are rounded once then.
+ScalarType accumulator(ScalarType a, ScalarType b) {
+  return a == ScalarType::Double || b == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+std::vector<Tensor> corr_pyramid(const Tensor& fmap2, int64_t num_levels, std::optional<ScalarType> out_dtype) {
+  if (out_dtype.value_or(fmap2.scalar_type()) != fmap2.scalar_type()) {
+    const Tensor wide = torch::stable::to(fmap2, accumulator(fmap2.scalar_type(), *out_dtype));
+    std::vector<Tensor> levels = corr_pyramid(wide, num_levels, std::nullopt);
+    for (Tensor& level : levels) level = torch::stable::to(level, *out_dtype);
+    return levels;
+  }
   STD_TORCH_CHECK(fmap2.dim() == 4, "corr_pyramid: fmap2 must be [B, C, H, W], got ", spell(fmap2));
   STD_TORCH_CHECK(num_levels >= 1, "corr_pyramid: num_levels must be at least 1, got ", num_levels);
   PyramidArgs args = args_of(fmap2, num_levels);
@@ -50,15 +62,22 @@ std::vector<Tensor> corr_pyramid(const Tensor& fmap2, int64_t num_levels) {
   for (int64_t level = 0; level < num_levels; ++level) {
     levels.push_back(
         empty_channels_last(fmap2, args.batch, args.channels, shifted(args.height, level), shifted(args.width, level)));
+    advise_huge_pages(levels.back());
     if (level < args.num_levels) args.levels[level] = level_of(levels.back(), levels.back().data_ptr());
   }
   run(DAFLOW_SELECT_ISA(corr_pyramid), args);
   return levels;
 }
 
-Tensor corr_pyramid_backward(const std::vector<Tensor>& grads) {
+Tensor corr_pyramid_backward(const std::vector<Tensor>& grads, std::optional<ScalarType> out_dtype) {
   STD_TORCH_CHECK(!grads.empty() && grads[0].dim() == 4,
                   "corr_pyramid_backward: grads must be a non-empty list of [B, C, H_l, W_l]");
+  if (out_dtype.value_or(grads[0].scalar_type()) != grads[0].scalar_type()) {
+    std::vector<Tensor> wide;
+    for (const Tensor& grad : grads)
+      wide.push_back(torch::stable::to(grad, accumulator(grads[0].scalar_type(), *out_dtype)));
+    return torch::stable::to(corr_pyramid_backward(wide, std::nullopt), *out_dtype);
+  }
   PyramidArgs args = args_of(grads[0], grads.size());
   for (size_t level = 0; level < grads.size(); ++level) {
     const Tensor& grad = grads[level];

@@ -15,7 +15,13 @@ void check_levels(size_t num_levels) {
                   num_levels);
 }
 
-std::vector<Tensor> corr_pyramid(const Tensor& fmap2, int64_t num_levels) {
+// [B, C, height, width] in channels-last memory.
+Tensor empty_level(const Tensor& like, int64_t height, int64_t width, ScalarType dtype) {
+  Tensor dense = torch::stable::new_empty(like, {like.size(0), height, width, like.size(1)}, dtype);
+  return torch::stable::transpose(torch::stable::transpose(dense, 2, 3), 1, 2);
+}
+
+std::vector<Tensor> corr_pyramid(const Tensor& fmap2, int64_t num_levels, std::optional<ScalarType> out_dtype) {
   STD_TORCH_CHECK(fmap2.dim() == 4, kOp, ": fmap2 must be [B, C, H, W], got ", spell(fmap2));
   check_same(kOp, "fmap2", fmap2, fmap2, true);
   check_levels(static_cast<size_t>(num_levels));
@@ -23,17 +29,18 @@ std::vector<Tensor> corr_pyramid(const Tensor& fmap2, int64_t num_levels) {
   cuda::CorrPyramidParams p = {};
   p.fmap2 = view4(kOp, fmap2);
   p.num_levels = static_cast<int32_t>(num_levels);
+  const ScalarType dtype = out_dtype.value_or(fmap2.scalar_type());
+  p.out_dtype = kernel_dtype(kOp, dtype);
   std::vector<Tensor> levels;
   for (int64_t level = 0; level < num_levels; ++level) {
-    levels.push_back(
-        empty_channels_last(fmap2, fmap2.size(0), fmap2.size(1), fmap2.size(2) >> level, fmap2.size(3) >> level));
+    levels.push_back(empty_level(fmap2, fmap2.size(2) >> level, fmap2.size(3) >> level, dtype));
     p.levels[level] = levels.back().mutable_data_ptr();
   }
   if (fmap2.numel() != 0) check_launch(kOp, daflow_cuda_corr_pyramid(&p, scope.stream()));
   return levels;
 }
 
-Tensor corr_pyramid_backward(std::vector<Tensor> grads) {
+Tensor corr_pyramid_backward(std::vector<Tensor> grads, std::optional<ScalarType> out_dtype) {
   check_levels(grads.size());
   const Tensor& first = grads[0];
   STD_TORCH_CHECK(first.dim() == 4, kOp, ": gradients must be [B, C, H_l, W_l], got ", spell(first));
@@ -55,7 +62,9 @@ Tensor corr_pyramid_backward(std::vector<Tensor> grads) {
     p.grads[level] = grad.const_data_ptr();
     for (int64_t dim = 0; dim < 4; ++dim) p.strides[level][dim] = grad.stride(dim);
   }
-  Tensor out = empty_channels_last(first, p.batch, p.channels, p.height, p.width);
+  const ScalarType dtype = out_dtype.value_or(first.scalar_type());
+  p.out_dtype = kernel_dtype(kOp, dtype);
+  Tensor out = empty_level(first, p.height, p.width, dtype);
   if (out.numel() == 0) return out;
   p.out = out.mutable_data_ptr();
   check_launch(kOp, daflow_cuda_corr_pyramid_backward(&p, scope.stream()));

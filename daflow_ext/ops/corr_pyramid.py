@@ -6,11 +6,13 @@ from . import _check
 from ._dispatch import empty_channels_last, implementation, register, register_fake
 
 
-def corr_pyramid(fmap2: torch.Tensor, num_levels: int = 4, *, backend: str = "auto") -> list[torch.Tensor]:
+def corr_pyramid(
+    fmap2: torch.Tensor, num_levels: int = 4, *, out_dtype: torch.dtype | None = None, backend: str = "auto"
+) -> list[torch.Tensor]:
     """All levels that :func:`corr_lookup` reads, in the layout it reads fastest.
 
     Level 0 is ``fmap2`` itself, level l its 2x2 average pooling l times; an odd last row or column is dropped. Pooling
-    runs in float32 and every level is rounded once to the dtype of ``fmap2``.
+    runs in float32 and every level is rounded once to ``out_dtype``, by default the dtype of ``fmap2``.
 
     Equivalent to: ``[fmap2, avg_pool2d(fmap2, 2), avg_pool2d(avg_pool2d(fmap2, 2), 2), ...]``, each made channels_last.
 
@@ -26,20 +28,23 @@ def corr_pyramid(fmap2: torch.Tensor, num_levels: int = 4, *, backend: str = "au
     _check.floating("corr_pyramid", "fmap2", fmap2, 4, "[B, C, H, W]")
     if not isinstance(num_levels, int) or num_levels < 1:
         raise ValueError(f"corr_pyramid: num_levels must be an integer >= 1, got {num_levels!r}")
-    return implementation("corr_pyramid", backend, fmap2.device)(fmap2, num_levels)
+    if out_dtype is not None:
+        _check.output_dtype("corr_pyramid", out_dtype, fmap2.device)
+    return implementation("corr_pyramid", backend, fmap2.device)(fmap2, num_levels, out_dtype=out_dtype)
 
 
-def _fake(fmap2, num_levels):
+def _fake(fmap2, num_levels, out_dtype=None):
     batch, channels, height, width = fmap2.shape
+    like = fmap2.new_empty(0, dtype=out_dtype)
     return [
-        empty_channels_last(fmap2, batch, channels, height // 2**level, width // 2**level)
-        for level in range(num_levels)
+        empty_channels_last(like, batch, channels, height // 2**level, width // 2**level) for level in range(num_levels)
     ]
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx, inputs, keyword_only_inputs, output):
     ctx.shapes = [level.shape for level in output]
     ctx.like = (output[0].dtype, output[0].device)
+    ctx.dtype = inputs[0].dtype
 
 
 def _backward(ctx, grads):
@@ -48,11 +53,11 @@ def _backward(ctx, grads):
         torch.zeros(shape, dtype=dtype, device=device) if grad is None else grad
         for grad, shape in zip(grads, ctx.shapes, strict=True)
     ]
-    return torch.ops.daflow_ext.corr_pyramid_backward(filled), None
+    return torch.ops.daflow_ext.corr_pyramid_backward(filled, out_dtype=ctx.dtype), None
 
 
-def _backward_fake(grads):
-    return empty_channels_last(grads[0], *grads[0].shape)
+def _backward_fake(grads, out_dtype=None):
+    return empty_channels_last(grads[0].new_empty(0, dtype=out_dtype), *grads[0].shape)
 
 
 register("corr_pyramid", _fake, _backward, _setup_context)

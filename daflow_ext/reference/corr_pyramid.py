@@ -4,9 +4,12 @@ import torch
 import torch.nn.functional as F
 
 
-def corr_pyramid(fmap2: torch.Tensor, num_levels: int = 4) -> list[torch.Tensor]:
+def corr_pyramid(
+    fmap2: torch.Tensor, num_levels: int = 4, *, out_dtype: torch.dtype | None = None
+) -> list[torch.Tensor]:
     """Level l is fmap2 average-pooled 2x2 l times; see :func:`daflow_ext.ops.corr_pyramid`."""
-    accumulate = torch.float64 if fmap2.dtype == torch.float64 else torch.float32
+    out_dtype = fmap2.dtype if out_dtype is None else out_dtype
+    accumulate = torch.float64 if torch.float64 in (fmap2.dtype, out_dtype) else torch.float32
     level = fmap2.to(accumulate)  # pooled without intermediate rounding: each level is rounded once
     levels = []
     for index in range(num_levels):
@@ -16,5 +19,5 @@ def corr_pyramid(fmap2: torch.Tensor, num_levels: int = 4) -> list[torch.Tensor]
                 level = level[:, :, :height, :width]  # a level without pixels, where avg_pool2d would raise
             else:
                 level = F.avg_pool2d(level, 2, stride=2)
-        levels.append(level.to(fmap2.dtype).contiguous(memory_format=torch.channels_last))
+        levels.append(level.to(out_dtype).contiguous(memory_format=torch.channels_last))
     return levels

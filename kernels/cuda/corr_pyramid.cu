@@ -1,5 +1,6 @@
 // corr_pyramid: one block makes a tile of the first four levels from one read of fmap2, through shared memory, which
-// also turns NCHW into channels-last. Deeper levels are means over blocks of fmap2, one launch each.
+// also turns NCHW into channels-last; the levels may have another dtype. Deeper levels are means over blocks of fmap2,
+// one launch each.
 #include "corr_pyramid.cuh"
 
 #include "common/dtype.cuh"
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) corr_pyramid_kernel(const __grid_con
       float* at = values + ((y << level) * kTileX + (x << level)) * kPitch + c;
       if (level > 0) *at = 0.25f * ((at[0] + at[half]) + (at[half * kTileX] + at[half * kTileX + half]));
       const int64_t pixel = (tile.b * height + row) * width + column;
-      store_float(static_cast<T*>(p.levels[level]) + pixel * channels + tile.c + c, *at);
+      store_float(p.levels[level], pixel * channels + tile.c + c, p.out_dtype, *at);
     }
   }
 }
@@ -77,6 +78,7 @@ __global__ void __launch_bounds__(kThreads) corr_pyramid_kernel(const __grid_con
 struct DeepLevelParams {
   View4 fmap2;
   void* out;
+  DType out_dtype;
   int32_t level;
 };
 
@@ -99,7 +101,7 @@ __global__ void __launch_bounds__(kThreads) deep_level_kernel(const __grid_const
       sum += row;
     }
     const float share = 1.0f / static_cast<float>(side);
-    store_float(static_cast<T*>(p.out) + i, sum * share * share);
+    store_float(p.out, i, p.out_dtype, sum * share * share);
   }
 }
 
@@ -120,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) grad_kernel(const __grid_constant__ 
             line / p.height * stride[0] + c * stride[1] + (y >> level) * stride[2] + (x >> level) * stride[3];
         sum = fused_multiply_add(load_float(static_cast<const T*>(p.grads[level]) + at), share, sum);
       }
-      store_float(static_cast<T*>(p.out) + pixel * p.channels + c, sum);
+      store_float(p.out, pixel * p.channels + c, p.out_dtype, sum);
     }
   }
 }
@@ -143,7 +145,7 @@ extern "C" cudaError_t daflow_cuda_corr_pyramid(const CorrPyramidParams* params,
     for (int level = kFusedLevels; level < params->num_levels && error == cudaSuccess; ++level) {
       const int64_t count = fmap2.size[0] * fmap2.size[1] * (fmap2.size[2] >> level) * (fmap2.size[3] >> level);
       error = launch_blocks(deep_level_kernel<T>, capped(ceil_div(count, kThreads)), 1, kThreads, 0, stream,
-                            DeepLevelParams{fmap2, params->levels[level], level});
+                            DeepLevelParams{fmap2, params->levels[level], params->out_dtype, level});
     }
     return error;
   });

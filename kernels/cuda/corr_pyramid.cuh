@@ -8,7 +8,8 @@ namespace cuda {
 
 struct CorrPyramidParams {
   View4 fmap2;               // [B, C, H, W], any strides
-  void* levels[kMaxLevels];  // [B, H >> l, W >> l, C], dtype of fmap2
+  void* levels[kMaxLevels];  // [B, H >> l, W >> l, C]
+  DType out_dtype;
   int32_t num_levels;
 };
 
@@ -20,6 +21,7 @@ struct CorrPyramidGradParams {
   int32_t channels, height, width;
   DType dtype;
   void* out;  // [B, H, W, C]
+  DType out_dtype;
 };
 
 }  // namespace cuda

@@ -55,6 +55,19 @@ def test_every_level_is_rounded_once(cuda_host):
     assert torch.equal(levels[2], exact.half())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("out_dtype", DTYPES)
+def test_levels_in_another_dtype(cuda_host, poisoned, dtype, out_dtype):
+    fmap2 = torch.randn(2, 5, 35, 66).to(dtype)
+    levels = cuda_host.ops.corr_pyramid(fmap2, 6, out_dtype=out_dtype)
+    for level, truth in zip(levels, reference.corr_pyramid(fmap2, 6, out_dtype=out_dtype), strict=True):
+        assert level.permute(0, 2, 3, 1).is_contiguous()
+        torch.testing.assert_close(level, truth, rtol=EPS[out_dtype], atol=1e-6)
+    grad = cuda_host.ops.corr_pyramid_backward(levels, out_dtype=dtype)
+    exact = cuda_host.ops.corr_pyramid_backward([level.float() for level in levels])
+    assert torch.equal(grad, exact.to(dtype))
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 8, 8), (2, 0, 8, 8), (2, 4, 0, 8)])
 def test_empty(cuda_host, shape):
     levels = cuda_host.ops.corr_pyramid(torch.randn(shape), 2)

@@ -56,6 +56,25 @@ def test_every_level_is_rounded_once(on, dtype):
         assert torch.equal(result, exact.to(dtype))
 
 
+@pytest.mark.parametrize("on", IMPLEMENTATIONS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("out_dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_levels_in_another_dtype(on, dtype, out_dtype):
+    """Pooled in float32 at least and rounded once; the gradient has the dtype of fmap2."""
+    on.skip_unless(out_dtype)
+    fmap2 = torch.randint(-127, 128, (2, 5, 16, 24)).to(dtype)
+    *levels, grad = gradients(lambda fmap: on("corr_pyramid", fmap, 4, out_dtype=out_dtype), fmap2)
+    for level, result in enumerate(levels):
+        exact = F.avg_pool2d(fmap2.double(), 2**level) if level else fmap2.double()
+        assert torch.equal(result, exact.to(out_dtype))
+        assert result.is_contiguous(memory_format=torch.channels_last)
+    leaf = fmap2.double().requires_grad_()
+    truth = reference.corr_pyramid(leaf, 4)
+    torch.autograd.backward(truth, [ramp_like(level).double() for level in levels])
+    assert grad.dtype == dtype
+    torch.testing.assert_close(grad, leaf.grad.to(dtype))
+
+
 # ---- against the reference ------------------------------------------------------------------------------------------
 
 CASES = {
