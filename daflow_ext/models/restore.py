@@ -8,7 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..features.color_fix import COLOR_FIXES, fix_colors
-from ..features.restoration import LiftedRestoration
+from ..features.restoration import LATENT_FACTOR, LiftedRestoration
 from .chunks import CHUNK
 from .guidance import FlowGuidance, GuidanceSettings
 from .pair_flow import PairFlow
@@ -92,7 +92,9 @@ def restore_video(
 class _Walk:
     """What is carried from chunk to chunk: the noise, the shared frame's latents and its restored image."""
 
-    def __init__(self, restoration, guidance, num_inference_steps, generator, color_fix, anchor, backend):
+    def __init__(
+        self, restoration: LiftedRestoration, guidance, num_inference_steps, generator, color_fix, anchor, backend
+    ):
         self.restoration, self.guidance, self.backend = restoration, guidance, backend
         self.num_inference_steps, self.generator, self.color_fix = num_inference_steps, generator, color_fix
         self.noise, self.anchor = None, anchor
@@ -103,6 +105,7 @@ class _Walk:
         began = time.perf_counter()
         loop, clip = self.restoration, torch.stack(window)[None]
         padder = loop.padder(clip)
+        self._check_size(*clip.shape[-2:])
         padded = padder.pad(clip.to(loop.transformer.device))[0]
         latents = [*self.latents, *(loop.encode(padded[:, k, None]) for k in range(len(self.latents), len(window)))]
         latents += latents[-1:] * (CHUNK - len(latents))  # the last frame stands for a missing third
@@ -127,6 +130,15 @@ class _Walk:
         frames = fix_colors(decoded, clip[:, shown].to(decoded), self.color_fix)[0].cpu()
         first = index * (CHUNK - 1) + shown.start
         return RestoredChunk(index, first, frames, self.anchor, time.perf_counter() - began)
+
+    def _check_size(self, height: int, width: int) -> None:
+        config = self.restoration.transformer.config
+        largest = LATENT_FACTOR * config.patch_size * config.pos_embed_max_size
+        if self.restoration.tile is None and max(height, width) > largest:
+            raise ValueError(
+                f"frames of {width}x{height} pixels exceed the {largest} per side that this transformer knows; "
+                "restore them in tiles (LiftedRestoration(tile=...), --tile 512)"
+            )
 
     def _guide(self, flows: Iterator[PairFlow], index: int, count: int) -> FlowGuidance:
         """Guidance along the next ``count`` pairs."""

@@ -15,7 +15,7 @@ def test_verbs_are_the_files():
     assert not any(name.startswith("_") for name in verbs())
 
 
-@pytest.mark.parametrize("verb", ["demo", "infer", "info", "convert"])
+@pytest.mark.parametrize("verb", ["align", "app", "convert", "demo", "infer", "info", "restore"])
 def test_help_ends_with_one_example(daflow, verb):
     code, out, err = daflow(verb, "--help")
     assert (code, err) == (0, "")

@@ -110,6 +110,16 @@ def test_truth_gives_a_table(daflow, pipeline_folder, clip, true_flow, tmp_path)
     assert lines[-1].startswith("LPIPS is left out: ")
 
 
+def test_tiles_are_blended_to_nearly_the_same_frames(daflow, pipeline_folder, clip, tmp_path):
+    arguments = ("restore", clip, "--model", pipeline_folder, "--flow", "none", *FAST)
+    for name, tile in (("whole", ()), ("large", ("--tile", 96)), ("tiles", ("--tile", 64))):
+        assert daflow(*arguments, "-o", tmp_path / name, *tile)[0] == 0
+    whole, large, tiles = (frames_of(tmp_path / f"{name}/restored").float() for name in ("whole", "large", "tiles"))
+    assert torch.equal(whole, large)  # 80 x 64 pixels fit one tile
+    assert not torch.equal(whole, tiles)
+    assert (whole - tiles).abs().mean() < 0.2 * whole.std()
+
+
 def test_untrained_and_missing_weights_are_named(daflow, refused, clip, tmp_path):
     code, text, err = daflow("restore", clip, "--model", "tiny", "--flow", "none", "-o", tmp_path / "out", "--steps", 1)
     assert (code, err) == (0, "")

@@ -112,5 +112,7 @@ def test_errors_are_one_sentence(pipe):
         next(restore_video(frames, loop, color_fix="grey"))
     with pytest.raises(ValueError, match="start must be >= 0"):
         next(restore_video(frames, loop, start=-1))
+    with pytest.raises(ValueError, match=r"frames of 2064x32 pixels exceed the 2048 per side .* --tile 512"):
+        list(restore_video(torch.zeros(2, 3, 32, 2064, dtype=torch.uint8), loop, num_inference_steps=1))
     with pytest.raises(TypeError, match="frame 0 must be a tensor"):
         next(restore_video([frames[0].numpy()], loop))
