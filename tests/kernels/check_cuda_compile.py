@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXPLAINED_SPILLS: dict[str, str] = {}
 """Kernels allowed to spill, by the start of their name in the table, with the reason."""
 
-TENSOR_CORE_KERNELS = ("corr_lookup_tile_kernel",)
+TENSOR_CORE_KERNELS = ("corr_lookup_tile_kernel", "grad_fmap1_tile_kernel", "grad_pyramid_tile_kernel")
 """Kernels whose products must be matrix instructions, by their names without template arguments."""
 
 CUDA_ONLY_SYMBOLS = {"aoti_torch_get_current_cuda_stream"}
@@ -208,6 +208,8 @@ def main() -> int:
     # PTX of its own has other hashes in the names of unnamed namespaces: kernels are told apart by their readable names
     readable = demangle(sorted(products))
     used = {readable[kernel]: count for kernel, count in products.items()}
+    for kernel in sorted(dense):
+        print(f"{names[kernel]}: {used.get(names[kernel], 0)} matrix instructions in its code")
     failures += [f"{names[kernel]} uses no tensor cores" for kernel in sorted(dense) if not used.get(names[kernel])]
     failures += [f"no kernel {name}" for name in TENSOR_CORE_KERNELS if name not in map(kernel_name, names.values())]
     failures += [f"unexpected undefined symbol {name}" for name in unexpected]

@@ -70,6 +70,40 @@ def test_corr_lookup(dtype, channels, order):
     )
 
 
+def flows(fmap1, spread):
+    """Smooth everywhere (tiles on tensor cores), random everywhere (single taps), and one of each side by side."""
+    height, width = fmap1.shape[-2:]
+    grid = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy")).cuda().float()[None]
+    smooth = grid + torch.sin(grid.flip(1) / 9) * 3
+    wild = torch.rand_like(grid) * spread
+    return {"smooth": smooth, "wild": wild, "mixed": torch.where(grid[:, :1] < width // 2, smooth, wild)}
+
+
+@pytest.mark.parametrize("product", ["float16", "bfloat16", "tf32"])
+@pytest.mark.parametrize("channels", [100, 256, 512])
+def test_corr_lookup_on_tensor_cores(monkeypatch, product, channels):
+    dtype = torch.float32 if product == "tf32" else getattr(torch, product)
+    fmap1, pyramid, _ = lookup_inputs((1, channels, 61, 83), dtype)
+    magnitudes = fmap1.abs(), [level.abs() for level in pyramid]
+    for name, coords in flows(fmap1, 80.0).items():
+        expected, size = (reference.corr_lookup(f, p, coords, 4) for f, p in ((fmap1, pyramid), magnitudes))
+        with monkeypatch.context() as allowed:
+            allowed.setattr(torch.backends.cuda.matmul, "allow_tf32", product == "tf32")
+            out = corr_lookup(fmap1, pyramid, coords, 4)
+            other = corr_lookup(fmap1, pyramid, coords, 4, channels_last=True)
+        rounding = 2.0**-10 * size if product == "tf32" else 0.0
+        assert ((out - expected).abs() <= rounding + 5e-5).all(), name
+        assert torch.equal(out, other)
+        assert other.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_float32_is_exact_by_default():
+    fmap1, pyramid, coords = lookup_inputs((1, 256, 61, 83))
+    assert not torch.backends.cuda.matmul.allow_tf32
+    expected = reference.corr_lookup(fmap1.double(), [level.double() for level in pyramid], coords, 4)
+    torch.testing.assert_close(corr_lookup(fmap1, pyramid, coords, 4).double(), expected, rtol=0, atol=5e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_volume_lookup(dtype):
     pyramid = [torch.randn(2, 13, 17, 26 >> level, 34 >> level, device="cuda").to(dtype) for level in range(4)]
@@ -206,9 +240,10 @@ def test_another_device():
         corr_lookup(fmap1.to("cuda:1"), corr_pyramid(fmap1.to("cuda:1"), 2), coords, 2)
 
 
-def test_cuda_graph():
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cuda_graph(dtype):
     """No host sync and nothing but the caching allocator: the call can be captured, and replayed on new data."""
-    fmap1, _, coords = lookup_inputs((1, 64, 32, 40))
+    fmap1, _, coords = lookup_inputs((1, 64, 32, 40), dtype)
     run_everything(fmap1, coords)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
