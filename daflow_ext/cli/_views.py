@@ -24,6 +24,7 @@ from ..flow import (
     warp,
     wheel_legend,
 )
+from ..flow.draw import line_thickness
 from ..frames import read_image, video_writer, write_image
 from ..frames.film import check_video_name
 from ._page import check_page_name, write_page
@@ -189,7 +190,10 @@ class _Artist:
         if wanted & {"wheel", "side"}:
             drawn["wheel"] = flow_to_image(scene.flow, self.scale)
         if "arrows" in wanted:
-            drawn["arrows"] = arrows(image, scene.flow, spacing=max(12, max(image.shape[1:]) // 32))
+            size = tuple(image.shape[1:])
+            drawn["arrows"] = arrows(
+                image, scene.flow, spacing=max(16, max(size) // 24), thickness=line_thickness(size)
+            )
         if "confidence" in wanted:
             drawn["confidence"] = confidence_overlay(image, scene.confidence)
         if "occlusion" in wanted:
@@ -213,10 +217,10 @@ class _Artist:
         captions = {
             "frame": scene.name,
             "wheel": f"flow, full colour = {self.scale:.1f} px",
-            "arrows": "flow as arrows, in pixels",
+            "arrows": "arrows to where pixels go",
             "confidence": "orange: flow not sure",
             "occlusion": "pink: occluded in the next frame",
-            "trails": "trails of points",
+            "trails": "points carried by the flow",
         }
         tiles = [_with_legend(drawn[name]) if name == "wheel" else drawn[name] for name in self.panels]
         frame = side_by_side(tiles, [captions[name] for name in self.panels])

@@ -23,7 +23,13 @@ _STRIP = 22  # height of a caption
 
 
 def arrows(
-    image: torch.Tensor, flow: torch.Tensor, *, spacing: int = 16, scale: float = 1.0, color: Color = ARROW
+    image: torch.Tensor,
+    flow: torch.Tensor,
+    *,
+    spacing: int = 16,
+    scale: float = 1.0,
+    color: Color = ARROW,
+    thickness: int = 1,
 ) -> torch.Tensor:
     """A picture with the flow as arrows, each from a pixel p to p + scale * flow(p); with scale 1 its tip is where
     that pixel goes.
@@ -33,11 +39,11 @@ def arrows(
     Shapes: image uint8 [3, H, W], flow [2, H, W] -> uint8 [3, H, W].
     Units: pixels.
     Raises:
-        ValueError: shapes that do not fit, a spacing below 1.
+        ValueError: shapes that do not fit, a spacing or thickness below 1.
     """
     check_picture("arrows", image, flow)
-    if spacing < 1:
-        raise ValueError(f"arrows: spacing must be at least 1 pixel, got {spacing}")
+    if spacing < 1 or thickness < 1:
+        raise ValueError(f"arrows: spacing and thickness must be at least 1 pixel, got {spacing} and {thickness}")
     canvas = _to_canvas(image)
     height, width = image.shape[1:]
     rows, columns = (np.arange(spacing // 2, side, spacing) for side in (height, width))
@@ -50,14 +56,15 @@ def arrows(
         for j, x in enumerate(columns):
             if known[i, j]:
                 ends.append(((float(x), float(y)), (x + float(vectors[0, i, j]), y + float(vectors[1, i, j]))))
-    for thickness, ink in ((3, (0, 0, 0)), (1, color)):  # a dark rim first, so that arrows show on any ground
+    # a dark rim first, so that arrows show on any ground
+    for line, ink in ((thickness + 2, (0, 0, 0)), (thickness, color)):
         for start, tip in ends:
-            _arrow(canvas, start, tip, ink, thickness)
+            _arrow(canvas, start, tip, ink, line, 6.0 * thickness)
     return _to_picture(canvas)
 
 
-def _arrow(canvas: np.ndarray, start: tuple, tip: tuple, color: Color, thickness: int) -> None:
-    """A dot, a line, and a head of at most six pixels; only the dot for less than half a pixel."""
+def _arrow(canvas: np.ndarray, start: tuple, tip: tuple, color: Color, thickness: int, longest_head: float) -> None:
+    """A dot, a line and a head; only the dot for less than half a pixel."""
 
     def fixed(point: tuple) -> tuple:
         return tuple(round(value * 2**_SHIFT) for value in point)
@@ -66,7 +73,7 @@ def _arrow(canvas: np.ndarray, start: tuple, tip: tuple, color: Color, thickness
     length = math.dist(start, tip)
     if length < 0.5:
         return
-    head, angle = min(6.0, max(2.0, 0.35 * length)), math.atan2(start[1] - tip[1], start[0] - tip[0])
+    head, angle = min(longest_head, max(2.0, 0.35 * length)), math.atan2(start[1] - tip[1], start[0] - tip[0])
     barbs = [(tip[0] + head * math.cos(angle + turn), tip[1] + head * math.sin(angle + turn)) for turn in (-0.5, 0.5)]
     for end in (start, *barbs):
         cv2.line(canvas, fixed(tip), fixed(end), color, thickness, cv2.LINE_AA, _SHIFT)
@@ -197,6 +204,11 @@ def _caption(text: str, width: int) -> torch.Tensor:
     size *= min(1.0, max(width - 10, 1) / needed)
     cv2.putText(strip, text, (5, 15), cv2.FONT_HERSHEY_SIMPLEX, size, (235, 235, 235), 1, cv2.LINE_AA)
     return _to_picture(strip)
+
+
+def line_thickness(size: tuple[int, int]) -> int:
+    """Of lines that show on a picture of this size."""
+    return max(1, max(size) // 900)
 
 
 def check_picture(what: str, image: torch.Tensor, flow: torch.Tensor | None = None) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..ops import bilinear_sample
-from .draw import check_picture
+from .draw import check_picture, line_thickness
 from .warp import check_flow
 
 
@@ -23,7 +23,7 @@ class Trails:
     point gets a new one. Errors add up along a trail: it shows what the flow says, not where the object is.
 
     Args:
-        spacing: pixels between points; default a thirty-second of the longer side, at least 8.
+        spacing: pixels between points; default a twenty-fourth of the longer side, at least 12.
         length: frames that a trail reaches back.
     Units: pixels.
     """
@@ -76,19 +76,22 @@ class Trails:
         self._begin(tuple(image.shape[1:]))
         canvas = np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
         fixed = np.round(np.nan_to_num(self.points) * 16).astype(int)
+        thickness = line_thickness(self._size)
         for age in range(self.length, 0, -1):
             fade = 1 - 0.7 * age / self.length
             for index in np.flatnonzero(~np.isnan(self.points[:, age, 0])):
                 color = tuple(int(fade * value) for value in self._colors[index])
-                cv2.line(canvas, fixed[index, age].tolist(), fixed[index, age - 1].tolist(), color, 1, cv2.LINE_AA, 4)
+                cv2.line(
+                    canvas, fixed[index, age].tolist(), fixed[index, age - 1].tolist(), color, thickness, cv2.LINE_AA, 4
+                )
         for point, color in zip(fixed[:, 0].tolist(), self._colors.tolist(), strict=True):
-            cv2.circle(canvas, point, 2 * 16, color, -1, cv2.LINE_AA, 4)
+            cv2.circle(canvas, point, (thickness + 1) * 16, color, -1, cv2.LINE_AA, 4)
         return torch.from_numpy(canvas).permute(2, 0, 1).contiguous()
 
     def _begin(self, size: tuple[int, int]) -> None:
         if self._size is None:
             self._size = size
-            self.spacing = self.spacing or max(8, max(size) // 32)
+            self.spacing = self.spacing or max(12, max(size) // 24)
             self._seed()
         elif size != self._size:
             raise ValueError(f"Trails: a picture or flow of {list(size)} after one of {list(self._size)}")

@@ -18,7 +18,7 @@ from daflow_ext.flow import (
     wheel_legend,
 )
 from daflow_ext.flow.colors import length_quantile
-from daflow_ext.flow.draw import ARROW
+from daflow_ext.flow.draw import ARROW, line_thickness
 
 
 def constant(x, y, height=40, width=60):
@@ -220,7 +220,10 @@ def test_trails_are_drawn_behind_the_points():
     [
         (lambda: arrows(grey().float(), constant(1, 1)), r"uint8 \[3, H, W\], got torch.float32"),
         (lambda: arrows(grey(), constant(1, 1, 40, 61)), r"\[2, 40, 61\] does not fit a picture \[3, 40, 60\]"),
-        (lambda: arrows(grey(), constant(1, 1), spacing=0), "spacing must be at least 1 pixel, got 0"),
+        (
+            lambda: arrows(grey(), constant(1, 1), spacing=0),
+            "spacing and thickness must be at least 1 pixel, got 0 and 1",
+        ),
         (lambda: overlay(grey(), torch.ones(3, 3), (0, 0, 0)), r"weight must be floating point \[40, 60\]"),
         (lambda: error_to_image(torch.zeros(3, 3), 0), "max_error must be a positive number of pixels, got 0"),
         (lambda: error_to_image(torch.zeros(1, 3, 3)), r"must be floating point \[H, W\]"),
@@ -234,3 +237,12 @@ def test_trails_are_drawn_behind_the_points():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_large_pictures_get_thicker_lines():
+    assert [line_thickness(size) for size in ((480, 640), (1080, 1920), (2160, 3840))] == [1, 2, 4]
+    thick = arrows(grey(), constant(20, 0), spacing=40, thickness=4)
+    rows = [y for y in range(40) if inked(thick, 28, y)]
+    assert rows == list(range(rows[0], rows[0] + len(rows)))
+    assert 4 <= len(rows) <= 6
+    assert abs(sum(rows) / len(rows) - 20) <= 0.5
