@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "cpu/corr_lookup_isa.h"
+#include "cpu/huge_pages.h"
 #include "cpu/tensor_element.h"
 
 #include <algorithm>
@@ -11,10 +12,6 @@
 #include <limits>
 #include <memory>
 #include <vector>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace daflow {
 namespace {
@@ -45,18 +42,6 @@ void parallel_rows(int64_t rows, int64_t multiplications_per_row, int64_t scratc
     const Scratch scratch(scratch_bytes);
     kernel(begin, end, scratch.get());
   });
-}
-
-// Asks for huge pages under a large fresh tensor. glibc maps new memory for every output of some MiB, as its threshold
-// never reaches an aligned request, and taking it 4 KiB at a time costs as much as a fifth of the lookup at 55x128.
-void advise_huge_pages(const Tensor& tensor) {
-#if defined(__linux__)
-  constexpr uintptr_t page = uintptr_t{1} << 21, smallest = 2 * page;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-  const uintptr_t end = begin + tensor.numel() * tensor.element_size();
-  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
-  if (end - begin > smallest) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only a hint
-#endif
 }
 
 FeatureMap feature_map(const Tensor& map) {
@@ -215,7 +200,7 @@ std::vector<Tensor> corr_lookup_backward(const Tensor& grad, const Tensor& fmap1
                                          const std::vector<Tensor>& fmap2_pyramid, const Tensor& coords,
                                          const std::vector<int64_t>& radius, std::optional<double> scale,
                                          const std::string& order, bool need_fmap1, bool need_pyramid, bool need_coords,
-                                         bool /*deterministic*/) {
+                                         bool /*deterministic*/, bool /*allow_tf32*/) {
   const char* const name = "corr_lookup_backward";
   Arguments args = check_arguments(name, fmap1, fmap2_pyramid, coords, radius, scale, order);
   args.fmap1 = channels_last(fmap1);
