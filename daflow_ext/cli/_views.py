@@ -190,13 +190,11 @@ class _Artist:
         if wanted & {"wheel", "side"}:
             drawn["wheel"] = flow_to_image(scene.flow, self.scale)
         if "arrows" in wanted:
-            size = tuple(image.shape[1:])
-            drawn["arrows"] = arrows(
-                image, scene.flow, spacing=max(16, max(size) // 24), thickness=line_thickness(size)
-            )
-        if "confidence" in wanted:
+            spacing, thickness = max(16, max(image.shape) // 24), line_thickness(image.shape)
+            drawn["arrows"] = arrows(image, scene.flow, spacing=spacing, thickness=thickness)
+        if "confidence" in wanted and scene.confidence is not None:
             drawn["confidence"] = confidence_overlay(image, scene.confidence)
-        if "occlusion" in wanted:
+        if "occlusion" in wanted and scene.occluded is not None:
             drawn["occlusion"] = occlusion_overlay(image, scene.occluded)
         if self.trails is not None:
             drawn["trails"] = self.trails.draw(image)
@@ -277,7 +275,8 @@ def _add_to_report(report: Report, scene: Scene, record: Mapping, *, shown: bool
     if not shown:
         report.add_statistics(scene.name, statistics)
         return
-    maps = {} if scene.occluded is None else {"Confidence": scene.confidence, "Occluded": scene.occluded}
+    both_ways = {"Confidence": scene.confidence, "Occluded": scene.occluded}
+    maps = {kind: values for kind, values in both_ways.items() if values is not None}
     warped = warp(scene.image2, scene.flow).round().clamp(0, 255).to(torch.uint8)
     images = {"Frame": scene.image1, "Next frame, warped": warped}
     report.add_step(scene.name, images=images, flows={"Flow": scene.flow}, maps=maps, statistics=statistics)

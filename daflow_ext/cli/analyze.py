@@ -141,7 +141,7 @@ def _page(table, record: dict) -> Report:
         note=f"Dark violet is best, yellow worst; {table.count} pixels with known flow.",
     )
     mean = dict(zip(table.layers, table.epe.mean(0).tolist(), strict=True))
-    bars = [(f"layer {layer}", mean[layer], None) for layer in sorted(mean, key=mean.get)]
+    bars = [(f"layer {layer}", mean[layer], None) for layer in sorted(mean, key=lambda layer: mean[layer])]
     report.add_bars("Mean over the steps, best layer first", {"": bars}, unit="px")
     return report
 

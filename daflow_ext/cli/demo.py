@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     )
     errors, seconds = [], []
     for pair in estimator.pairs(Video(_demo_scene.CLIP), bidirectional=True):
+        assert pair.confidence is not None  # in both directions
+        assert pair.occluded is not None
         truth = torch.from_numpy(_demo_scene.true_flow(scene, pair.index))
         error = torch.linalg.vector_norm(pair.forward - truth, dim=0)
         errors.append(error.mean().item())

@@ -100,7 +100,7 @@ class _Outputs:
         """Write the flow files of a pair; returns what the run remembers of it."""
         files = {"flow": self.file("flow", pair.index)}
         write_flow(files["flow"], pair.forward)
-        if pair.backward is not None:
+        if pair.backward is not None and pair.occluded is not None:
             files["flow_backward"] = self.file("flow_backward", pair.index)
             write_flow(files["flow_backward"], pair.backward)
             files["occlusion"] = self.file("occlusion", pair.index)
@@ -113,7 +113,7 @@ class _Outputs:
             "p99_px": length_quantile(pair.forward),
             "seconds": round(pair.seconds, 4),
         }
-        if pair.occluded is not None:
+        if pair.occluded is not None and pair.confidence is not None:
             record["occluded_percent"] = 100 * pair.occluded.float().mean().item()
             record["mean_confidence"] = pair.confidence.mean().item()
         return record
@@ -145,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
         **options,
         "unit": "pixels; channel 0 = x to the right, 1 = y down; from the earlier frame to the later",
     }
-    scale, pictures = None, []
+    scale: float | None = None
+    pictures: list[dict[str, str]] = []
     if records:
         paths = [outputs.paths(record) for record in records]
         scale, pictures = draw_run(args, frames, records, paths, outputs.file, settings)

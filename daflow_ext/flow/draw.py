@@ -47,10 +47,10 @@ def arrows(
     canvas = _to_canvas(image)
     height, width = image.shape[1:]
     rows, columns = (np.arange(spacing // 2, side, spacing) for side in (height, width))
-    vectors = flow.detach().float().cpu()[:, rows][:, :, columns]
-    known = known_vectors(vectors).numpy()
+    standing = flow.detach().float().cpu()[:, rows][:, :, columns]
+    known = known_vectors(standing).numpy()
     limit = 4.0 * max(height, width)  # farther tips lie outside anyway, and OpenCV counts in 32 bits
-    vectors = (scale * torch.where(torch.from_numpy(known), vectors, 0.0)).clamp(-limit, limit).numpy()
+    vectors = (scale * torch.where(torch.from_numpy(known), standing, 0.0)).clamp(-limit, limit).numpy()
     ends = []
     for i, y in enumerate(rows):
         for j, x in enumerate(columns):
@@ -206,7 +206,7 @@ def _caption(text: str, width: int) -> torch.Tensor:
     return _to_picture(strip)
 
 
-def line_thickness(size: tuple[int, int]) -> int:
+def line_thickness(size: Sequence[int]) -> int:
     """Of lines that show on a picture of this size."""
     return max(1, max(size) // 900)
 

@@ -20,6 +20,7 @@ KITTI's PNG rounds to 1/64 pixel and holds -512 to 511.98; all other formats kee
 
 import os
 import pathlib
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from ..frames._files import atomic_path, existing_file
 from . import _codecs
 
 PathLike = str | os.PathLike
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 UNKNOWN_THRESHOLD = 1e9
 """A vector with a component beyond this (or not finite) is unknown, in every format."""
@@ -39,7 +41,7 @@ _READERS = {suffix: getattr(_codecs, f"read_{name}") for name, suffix in SUFFIXE
 _WRITERS = {suffix: getattr(_codecs, f"write_{name}") for name, suffix in SUFFIXES.items()}
 
 
-def known_vectors(flow: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+def known_vectors(flow: Array) -> Array:
     """Where a flow [..., 2, H, W] is known: both components finite and within +-1e9. Returns bool [..., H, W]."""
     return (abs(flow) <= UNKNOWN_THRESHOLD).all(-3)  # False for NaN
 
@@ -50,6 +52,16 @@ def _of_suffix(table: dict, path: pathlib.Path):
     except KeyError:
         known = ", ".join(SUFFIXES.values())
         raise ValueError(f"{path} has no suffix of a flow file; expected one of {known}") from None
+
+
+@overload
+def read_flow(path: PathLike, *, return_valid: Literal[False] = False, unknown: float = ...) -> torch.Tensor: ...
+
+
+@overload
+def read_flow(
+    path: PathLike, *, return_valid: Literal[True], unknown: float = ...
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def read_flow(

@@ -31,10 +31,10 @@ class Trails:
     def __init__(self, spacing: int | None = None, length: int = 16):
         if (spacing is not None and spacing < 1) or length < 1:
             raise ValueError(f"Trails: spacing and length must be at least 1, got {spacing} and {length}")
-        self.spacing, self.length = spacing, length
+        self.spacing, self.length = spacing or 0, length
         self.points = np.zeros((0, length + 1, 2))  # [N, age, (x, y)], newest first; NaN before a point began
         self._colors = np.zeros((0, 3), np.uint8)
-        self._size: tuple[int, int] | None = None
+        self._size = (0, 0)  # of the first picture or flow, which also decides a spacing that is not given
 
     @property
     def positions(self) -> torch.Tensor:
@@ -49,7 +49,7 @@ class Trails:
             ValueError: shapes that do not fit, another size than before.
         """
         check_flow("Trails.advance", "flow", flow)
-        self._begin(tuple(flow.shape[-2:]))
+        self._begin(flow.shape[-2], flow.shape[-1])
         if len(self.points) == 0:
             return
         height, width = self._size
@@ -73,7 +73,7 @@ class Trails:
             ValueError: no picture, or of another size than before.
         """
         check_picture("Trails.draw", image)
-        self._begin(tuple(image.shape[1:]))
+        self._begin(image.shape[1], image.shape[2])
         canvas = np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
         fixed = np.round(np.nan_to_num(self.points) * 16).astype(int)
         thickness = line_thickness(self._size)
@@ -84,23 +84,23 @@ class Trails:
                 cv2.line(
                     canvas, fixed[index, age].tolist(), fixed[index, age - 1].tolist(), color, thickness, cv2.LINE_AA, 4
                 )
-        for point, color in zip(fixed[:, 0].tolist(), self._colors.tolist(), strict=True):
-            cv2.circle(canvas, point, (thickness + 1) * 16, color, -1, cv2.LINE_AA, 4)
+        for point, ink in zip(fixed[:, 0].tolist(), self._colors.tolist(), strict=True):
+            cv2.circle(canvas, point, (thickness + 1) * 16, ink, -1, cv2.LINE_AA, 4)
         return torch.from_numpy(canvas).permute(2, 0, 1).contiguous()
 
-    def _begin(self, size: tuple[int, int]) -> None:
-        if self._size is None:
-            self._size = size
-            self.spacing = self.spacing or max(12, max(size) // 24)
+    def _begin(self, height: int, width: int) -> None:
+        if self._size == (0, 0):
+            self._size = (height, width)
+            self.spacing = self.spacing or max(12, max(self._size) // 24)
             self._seed()
-        elif size != self._size:
-            raise ValueError(f"Trails: a picture or flow of {list(size)} after one of {list(self._size)}")
+        elif self._size != (height, width):
+            raise ValueError(f"Trails: a picture or flow of {[height, width]} after one of {list(self._size)}")
 
     def _seed(self) -> None:
         """A point in the middle of every cell without one, coloured after its height in the picture."""
         height, width = self._size
         rows, columns = (np.arange(self.spacing // 2, side, self.spacing) for side in (height, width))
-        taken = np.zeros((-(-height // self.spacing), -(-width // self.spacing)), bool)
+        taken = np.zeros((-(-height // self.spacing), -(-width // self.spacing)), dtype=bool)
         cells = (self.points[:, 0] // self.spacing).astype(int)
         taken[cells[:, 1], cells[:, 0]] = True
         fresh = [(x, y) for y in rows for x in columns if not taken[y // self.spacing, x // self.spacing]]

@@ -5,6 +5,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,16 +71,17 @@ def check_video_name(path: str | os.PathLike) -> None:
 class _Film:
     """The stream of a film; opened at the first frame, which has the size."""
 
-    def __init__(self, container, rate: Fraction):
+    def __init__(self, container: Any, rate: Fraction):
         self.container, self.rate, self.count = container, rate, 0
-        self.shape = self.stream = None
+        self.shape: tuple[int, ...] = ()
+        self.stream: Any = None
 
     def add(self, frame: torch.Tensor) -> None:
         import av
 
         if self.stream is None:
             self._open(frame)
-        if frame.dtype != torch.uint8 or frame.shape != self.shape:
+        if frame.dtype != torch.uint8 or tuple(frame.shape) != self.shape:
             raise ValueError(
                 f"write_video: frame {self.count} must be uint8 {list(self.shape)} as the first, got {frame.dtype} "
                 f"{list(frame.shape)}"
@@ -101,7 +103,7 @@ class _Film:
             raise ValueError(
                 f"the installed PyAV {av.__version__} cannot encode H.264; install its PyPI wheel"
             ) from error
-        self.shape = frame.shape
+        self.shape = tuple(frame.shape)
         self.stream.height, self.stream.width = (side + side % 2 for side in frame.shape[1:])
         self.stream.pix_fmt = "yuv420p"
 

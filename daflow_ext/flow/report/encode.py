@@ -52,16 +52,16 @@ def encode_flow(flow: torch.Tensor, stride: int) -> dict[str, object]:
     """
     small = _sampled(flow.detach().float().cpu(), stride)
     known = known_vectors(small)
-    small = torch.where(known, small, 0.0).double().numpy()
-    unit, longest = UNIT, float(np.abs(small).max(initial=0.0))
+    vectors = torch.where(known, small, 0.0).double().numpy()
+    unit, longest = UNIT, float(np.abs(vectors).max(initial=0.0))
     while longest / unit > _LARGEST:
         unit *= 2
-    values = np.rint(small / unit).astype(np.int16)
+    values = np.rint(vectors / unit).astype(np.int16)
     values[:, ~known.numpy()] = UNKNOWN
     steps = np.diff(values, axis=2, prepend=np.int16(0))  # wraps around in 16 bits, as the sum in the page does
     zigzag = (steps << 1).view(np.uint16) ^ (steps >> 15).view(np.uint16)  # small steps of either sign: high byte 0
     planes = np.stack([zigzag & 255, zigzag >> 8]).astype(np.uint8)
-    return _code(planes, small.shape, stride) | {"unit": unit}
+    return _code(planes, values.shape, stride) | {"unit": unit}
 
 
 def encode_map(values: torch.Tensor, stride: int) -> dict[str, object]:
