@@ -46,7 +46,7 @@ _OPTIONAL = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _OPTIONAL:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     require_diffusers(f"{__name__}.{name}")

@@ -1,6 +1,7 @@
 """CorrBlock and AlternateCorrBlock: RAFT's correlation classes on the compiled ops."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +107,7 @@ class CorrBlock:
         return _all_pairs(fmap1, fmap2).unsqueeze(3).to(fmap1.dtype)
 
     def _lookup(self, maps: Sequence[torch.Tensor], coords: torch.Tensor, radius: int) -> torch.Tensor:
-        options = {"out_dtype": self.out_dtype, "backend": self.backend}
+        options: dict[str, Any] = {"out_dtype": self.out_dtype, "backend": self.backend}
         with _full_precision(coords.device):
             if self.memory == "volume":
                 return ops.volume_lookup(maps, coords, radius, **options)
@@ -186,7 +187,9 @@ class AlternateCorrBlock(CorrBlock):
         )
 
 
-def _levels_and_radius(num_levels, radius, corr_levels, corr_radius) -> tuple[int, int]:
+def _levels_and_radius(
+    num_levels: Any, radius: Any, corr_levels: int | None, corr_radius: int | None
+) -> tuple[int, int]:
     if hasattr(num_levels, "corr_levels") and hasattr(num_levels, "corr_radius"):
         num_levels, radius = num_levels.corr_levels, num_levels.corr_radius
     num_levels = num_levels if corr_levels is None else corr_levels

@@ -68,7 +68,7 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
         return 0
-    return min(_system_free_bytes(), _cgroup_free_bytes())
+    return int(min(_system_free_bytes(), _cgroup_free_bytes()))
 
 
 def _system_free_bytes() -> int:

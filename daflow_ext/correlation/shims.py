@@ -8,6 +8,7 @@ Example:
 import importlib.machinery
 import sys
 import types
+from typing import Any
 
 import torch
 
@@ -84,10 +85,10 @@ def _module(backend: str) -> types.ModuleType:
     ) -> list[torch.Tensor]:
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in (fmap1, fmap2, coords)]
-            (corr,) = forward(*leaves, radius)
+            (corr,) = forward(leaves[0], leaves[1], leaves[2], radius)
             return list(torch.autograd.grad(corr, leaves, corr_grad))
 
-    module = types.ModuleType(_NAME, "RAFT's alt_cuda_corr on the kernels of daflow_ext.")
+    module: Any = types.ModuleType(_NAME, "RAFT's alt_cuda_corr on the kernels of daflow_ext.")
     module.__spec__ = importlib.machinery.ModuleSpec(_NAME, loader=None, origin="daflow_ext")
     module.__daflow_ext__ = True
     module.forward, module.backward = forward, backward

@@ -6,6 +6,7 @@
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from .base import BadItemError, Clip, FlowDataset, FlowSequence, LayoutError, Truth, collate, worker_init
 from .degradation import CLEAN, Degradation, degradations
@@ -42,7 +43,7 @@ DATASETS: dict[str, Callable[..., FlowDataset]] = {
 """Names of the command line."""
 
 
-def dataset_class(name: str) -> type[FlowDataset]:
+def dataset_class(name: str) -> Any:
     """The class behind a name of :data:`DATASETS`.
 
     Raises:
@@ -54,7 +55,7 @@ def dataset_class(name: str) -> type[FlowDataset]:
     return maker.func if isinstance(maker, functools.partial) else maker
 
 
-def open_dataset(name: str, root: str | pathlib.Path | None = None, **options) -> FlowDataset:
+def open_dataset(name: str, root: str | pathlib.Path | None = None, **options: Any) -> FlowDataset:
     """A data set by its name; without ``root`` it is looked for in ``datasets/<its folder>``."""
     cls = dataset_class(name)
     return DATASETS[name](pathlib.Path("datasets", cls.folder) if root is None else root, **options)

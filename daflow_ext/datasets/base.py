@@ -202,13 +202,15 @@ class FlowDataset(torch.utils.data.Dataset):
         }
         return Clip(frames, lq, flow, valid, masks, meta)
 
-    def _read_truths(self, sequence: FlowSequence, first: int, scored: int, size: tuple[int, int]):
+    def _read_truths(
+        self, sequence: FlowSequence, first: int, scored: int, size: tuple[int, int]
+    ) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, np.ndarray]]:
         """Stacked truth of the clip's pairs (zeros and invalid where none is read) and the scored pair's masks."""
         wanted = range(self.clip - 1) if self.every_pair else [scored]
         found = {t: sequence.truth[first + t] for t in wanted if first + t in sequence.truth}
         if not found:
             return None, None, {}
-        flows, valids, masks = None, None, {}
+        flows, valids, masks = None, np.zeros(0, bool), {}
         for t, truth in found.items():
             flow, valid = self.read_truth(truth)
             if valid.shape != self.truth_size(size):
@@ -261,14 +263,16 @@ def numbered(folder: pathlib.Path, pattern: str) -> dict[int, pathlib.Path]:
 
 
 def complete(
-    found: Mapping[int, pathlib.Path], path_of: Callable[[int], pathlib.Path], also: Iterable[int] = ()
+    found: Mapping[int, pathlib.Path], folder: pathlib.Path, name: str, also: Iterable[int] = ()
 ) -> ImageFrames:
     """Frames from the first to the last number; a missing one keeps its place, so that reading it names the file.
 
-    ``also`` are numbers that must exist, because there is truth for them.
+    ``name`` is a file's in ``folder``, with braces for the number (``frame{:02d}.png``); ``also`` are numbers that must
+    exist, because there is truth for them.
     """
     numbers = {*found, *also}
-    return ImageFrames([found.get(number) or path_of(number) for number in range(min(numbers), max(numbers) + 1)])
+    every = range(min(numbers), max(numbers) + 1)
+    return ImageFrames([found.get(number) or folder / name.format(number) for number in every])
 
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:

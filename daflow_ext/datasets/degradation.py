@@ -19,8 +19,8 @@ class Degradation:
 
     def __call__(self, frames: np.ndarray, seed: int) -> np.ndarray:
         if self.severity:
-            return corrupt(frames, self.which, self.severity, seed)
-        return degrade(frames, self.which, seed)
+            return np.asarray(corrupt(frames, self.which, self.severity, seed))
+        return np.asarray(degrade(frames, self.which, seed))
 
 
 def degradations(spec: str) -> list[Degradation]:

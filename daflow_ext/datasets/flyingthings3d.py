@@ -1,6 +1,7 @@
 """FlyingThings3D: rendered stereo scenes of flying objects, flow into future and past."""
 
 import pathlib
+from typing import Any
 
 from .base import FlowDataset, FlowSequence, PathLike, Truth, complete, numbered, subfolders
 
@@ -32,7 +33,7 @@ FlyingThings3D/
         dstype: str = "clean",
         cameras: tuple[str, ...] = ("left",),
         directions: tuple[str, ...] = DIRECTIONS,
-        **options,
+        **options: Any,
     ):
         if dstype not in PASSES:
             raise ValueError(f"flyingthings3d: dstype must be one of {', '.join(PASSES)}, got {dstype!r}")
@@ -68,7 +69,7 @@ FlyingThings3D/
         images = next(iter(found.values())).parent
         word = "Future" if direction == "into_future" else "Past"
         known = numbered(folder, rf"OpticalFlowInto{word}_(\d{{4}})_[LR]\.pfm")
-        frames = complete(found, lambda number: images / f"{number:04d}.png", known)
+        frames = complete(found, images, "{:04d}.png", known)
         if direction == "into_past":
             frames = type(frames)(frames.files[::-1])
         truth = {

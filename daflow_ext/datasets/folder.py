@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+from typing import Any, ClassVar
+
+import numpy as np
 
 from ..flow.formats import SUFFIXES
 from ..frames.degrade.evaluation_set import VIDEO_SUFFIXES
@@ -20,7 +23,7 @@ class Folder(FlowDataset):
 
     name = "folder"
     folder = "frames"
-    splits = ("all", "training", "test")
+    splits: ClassVar[tuple[str, ...]] = ("all", "training", "test")
     layout = """\
 ROOT/
   <any folders>/<frames>.png ...       (jpg, ppm, ... in natural order: frame2 before frame10)
@@ -28,7 +31,7 @@ ROOT/
 FLOW_ROOT/<sequence>/flow/<frame>.png .flo .npy ...   (optional)
 FLOW_ROOT/<sequence>/confidence/<frame>.png           (optional)"""
 
-    def __init__(self, root: PathLike, *, flow_root: PathLike | None = None, split: str = "all", **options):
+    def __init__(self, root: PathLike, *, flow_root: PathLike | None = None, split: str = "all", **options: Any):
         self.flow_root = None if flow_root is None else pathlib.Path(flow_root)
         if self.flow_root is not None and not self.flow_root.is_dir():
             raise self.layout_error(f"flow_root {self.flow_root} is no folder")
@@ -75,13 +78,13 @@ FLOW_ROOT/<sequence>/confidence/<frame>.png           (optional)"""
             truth[pair] = Truth(by_stem.get(stem, flows / f"{stem}.png"), masks)
         return FlowSequence(name, frames, truth)
 
-    def read_truth(self, truth: Truth):
+    def read_truth(self, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
         flow, valid = super().read_truth(truth)
         if truth.masks:
             valid &= read_image(truth.masks["confidence"])[0].numpy() >= CONFIDENT
         return flow, valid
 
-    def read_masks(self, truth: Truth, valid):
+    def read_masks(self, truth: Truth, valid: np.ndarray) -> dict[str, np.ndarray]:
         return {}  # the confidence decides what is valid
 
 
@@ -100,14 +103,14 @@ class YouHQ(Folder):
 
     name = "youhq"
     folder = "YouHQ"
-    splits = ("training", "test")
+    splits: ClassVar[tuple[str, ...]] = ("training", "test")
     layout = """\
 YouHQ/
   YouHQ-Train/<category>/<clip>/00000.png ...   or   YouHQ-Train/<category>/<clip>.mp4
   YouHQ40-Test/<clip>/00000.png ...             or   YouHQ40-Test/<clip>.mp4
 FLOW_ROOT/<sequence>/flow/<frame>.png, confidence/<frame>.png   (optional, from `daflow pseudo`)"""
 
-    def __init__(self, root: PathLike, *, split: str = "training", **options):
+    def __init__(self, root: PathLike, *, split: str = "training", **options: Any):
         super().__init__(root, split=split, **options)
 
     def search_root(self) -> pathlib.Path:

@@ -29,7 +29,7 @@ HD1K/
         sequences = []
         for group in sorted(groups.keys() | truths.keys()):
             found, known = groups.get(group, {}), truths.get(group, {})
-            frames = complete(found, lambda number, group=group: images / f"{group}_{number:04d}.png", known)
+            frames = complete(found, images, group + "_{:04d}.png", known)
             truth = {pair: Truth(flows / f"{frames.name(pair)}.png") for pair in range(len(frames) - 1)}
             sequences.append(FlowSequence(group, frames, truth))
         return sequences

@@ -1,5 +1,6 @@
 """KITTI 2012 and 2015: sparse flow of single pairs, with and without occluded pixels."""
 
+import pathlib
 import re
 from typing import ClassVar
 
@@ -36,17 +37,17 @@ class Kitti(FlowDataset):
         sequences = []
         for scene, found in sorted(scenes.items()):
             known = found | {number: folder / f"{scene}_{number:02d}.png" for number in (10, 11)}
-            frames = complete(known, lambda number, scene=scene: folder / f"{scene}_{number:02d}.png")
+            frames = complete(known, folder, scene + "_{:02d}.png")
             pair = 10 - min(known)
             truth = {}
-            if flows:
+            if flows and non_occluded:
                 masks = {"non_occluded": non_occluded / f"{scene}_10.png"} if non_occluded.is_dir() else {}
                 truth[pair] = Truth(flows / f"{scene}_10.png", masks)
             sequences.append(FlowSequence(scene, frames, truth, (pair,)))
         return sequences
 
     @staticmethod
-    def _frames_by_scene(folder) -> dict[str, dict]:
+    def _frames_by_scene(folder: pathlib.Path) -> dict[str, dict]:
         scenes: dict[str, dict] = {}
         for path in sorted(folder.iterdir()):
             match = re.fullmatch(r"(\d{6})_(\d{2})\.png", path.name)

@@ -1,5 +1,6 @@
 """The low-quality side of a clip: degraded on the fly, or read from a folder made before."""
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ class LowQuality:
         dataset: str,
         root: pathlib.Path,
         degrade: Degrade | None,
-        lq_root: str | pathlib.Path | None,
+        lq_root: str | os.PathLike | None,
         window: int | str | None,
         seed: int,
     ) -> "LowQuality | None":
@@ -67,7 +68,7 @@ class Degraded(LowQuality):
         return self._kept[1][first - start : first - start + len(frames)]
 
     def _window(self, length: int, first: int, count: int) -> tuple[int, int]:
-        if self.window == "sequence":
+        if isinstance(self.window, str):  # "sequence"
             return 0, length
         size = min(max(self.window or count, count), length)
         if size == count:

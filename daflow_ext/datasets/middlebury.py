@@ -33,7 +33,7 @@ middlebury/
             if not found:
                 raise self.layout_error(f"{folder} has no frameXX.png")
             known = found | {number: folder / f"frame{number:02d}.png" for number in (10, 11)}
-            frames = complete(known, lambda number, folder=folder: folder / f"frame{number:02d}.png")
+            frames = complete(known, folder, "frame{:02d}.png")
             pair = 10 - min(known)
             truth = {pair: Truth(scene / "flow10.flo")} if training else {}
             sequences.append(FlowSequence(scene.name, frames, truth, (pair,)))

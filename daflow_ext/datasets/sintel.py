@@ -1,5 +1,7 @@
 """MPI-Sintel: 23 training scenes with truth (1041 pairs per pass), 12 test scenes."""
 
+from typing import Any
+
 from ..flow.formats import SUFFIXES
 from .base import FlowDataset, FlowSequence, PathLike, Truth, complete, numbered, subfolders
 
@@ -26,7 +28,7 @@ Sintel/
   training/{occlusions,invalid}/<scene>/frame_0001.png ...   (optional)
   test/{clean,final}/<scene>/frame_0001.png ..."""
 
-    def __init__(self, root: PathLike, *, dstype: str = "clean", **options):
+    def __init__(self, root: PathLike, *, dstype: str = "clean", **options: Any):
         if dstype not in PASSES:
             raise ValueError(f"sintel: dstype must be one of {', '.join(PASSES)}, got {dstype!r}")
         self.dstype = dstype
@@ -54,7 +56,7 @@ Sintel/
                     raise self.layout_error(f"the scene {scene.name} has frames, but {flows / scene.name} is missing")
                 starts = numbered(flows / scene.name, r"frame_(\d+)\.flo")
                 known = {number + step for number in starts for step in (0, 1)}
-            frames = complete(found, lambda number, scene=scene: scene / f"frame_{number:04d}.png", known)
+            frames = complete(found, scene, "frame_{:04d}.png", known)
             truth = {}
             if flows:
                 for pair in range(len(frames) - 1):

@@ -44,7 +44,7 @@ class ImageFrames:
         return self.names[index]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        frames = []
+        frames: list[np.ndarray] = []
         for path in self.files[start:stop]:
             frame = read_image(path).permute(1, 2, 0).numpy()
             if frames and frame.shape != frames[0].shape:
@@ -83,7 +83,7 @@ class VideoFrames:
         return {"path": self.path}  # a decoder cannot travel to a loader's worker
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["path"])
+        type(self).__init__(self, state["path"])
 
     def _restart(self) -> None:
         self._frames: Iterator | None = None

@@ -1,6 +1,7 @@
 """Spring: HD stereo video with flow at twice the frames' resolution, in both cameras and directions of time."""
 
 import pathlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ spring/
         gt: str = "subsample",
         cameras: tuple[str, ...] = CAMERAS,
         directions: tuple[str, ...] = DIRECTIONS,
-        **options,
+        **options: Any,
     ):
         if gt not in GROUND_TRUTHS:
             raise ValueError(f"spring: gt must be one of {', '.join(GROUND_TRUTHS)}, got {gt!r}")
@@ -74,7 +75,7 @@ spring/
             starts = numbered(flows, rf"flow_{kind}_(\d{{4}})\.flo5")
             known = {number + offset for number in starts for offset in (0, step)}
         images = scene / f"frame_{camera}"
-        frames = complete(found, lambda number: images / f"frame_{camera}_{number:04d}.png", known)
+        frames = complete(found, images, f"frame_{camera}_{{:04d}}.png", known)
         if direction == "BW":
             frames = type(frames)(frames.files[::-1])
         truth = {}
@@ -119,7 +120,7 @@ def _map(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     """
     image = decode_image(path, cv2.IMREAD_UNCHANGED)
     if image.ndim == 3:
-        image = image[:, :, ::-1][:, :, :2].any(-1)  # OpenCV's order is BGR; red and green are used
+        image = np.any(image[:, :, ::-1][:, :, :2], axis=-1)  # OpenCV's order is BGR; red and green are used
     marked = image > 0
     if marked.shape == (height, width):
         return marked

@@ -66,7 +66,7 @@ tartanair/
     def _sequence(folder: pathlib.Path, path: str, found: dict[int, pathlib.Path]) -> FlowSequence:
         starts = numbered(folder / "flow", r"(\d{6})_\d{6}_flow\.npy")
         known = {number + step for number in starts for step in (0, 1)}
-        frames = complete(found, lambda number: folder / "image_left" / f"{number:06d}_left.png", known)
+        frames = complete(found, folder / "image_left", "{:06d}_left.png", known)
         first, truth = min({*found, *known}), {}
         for pair in range(len(frames) - 1):
             stem = f"{first + pair:06d}_{first + pair + 1:06d}"

@@ -5,7 +5,7 @@ import importlib.util
 import os
 import pathlib
 from collections.abc import Sequence
-from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,7 +46,7 @@ PATTERNS, PATTERN_SIZE = 48, 384
 LARGEST_SIDE = 1024
 
 
-def renderer() -> ModuleType:
+def renderer() -> Any:
     """The compiled module that makes textures and scenes.
 
     Raises:

@@ -1,5 +1,6 @@
 """Models as functions from a clip to the flow of one pair."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -121,7 +122,7 @@ def _at_size(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return flow[0].float().cpu().contiguous()
 
 
-def _deterministic():
+def _deterministic() -> contextlib.AbstractContextManager:
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 

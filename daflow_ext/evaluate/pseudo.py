@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -98,7 +99,7 @@ def _paths(
     return paths
 
 
-def _write_pair(paths: dict[str, pathlib.Path], frames, meta: dict, predictor: Predictor) -> None:
+def _write_pair(paths: dict[str, pathlib.Path], frames: Any, meta: dict, predictor: Predictor) -> None:
     pair, pad_mode = meta["pair"], meta["pad_mode"]
     forward = predictor(frames, pair, pad_mode=pad_mode)
     back = predictor(frames, pair, backward=True, pad_mode=pad_mode)

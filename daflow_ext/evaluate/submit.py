@@ -5,6 +5,7 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -96,9 +97,10 @@ def write_submission(
     """
     rule = BENCHMARKS[name]
     output.mkdir(parents=True, exist_ok=True)
-    manifest = {"benchmark": name, "model": predictor.name, "identity": predictor.identity}
+    manifest: dict[str, Any] = {"benchmark": name, "model": predictor.name, "identity": predictor.identity}
     _claim(output / MANIFEST, manifest)
-    written, clipped = [], 0
+    written: list[pathlib.Path] = []
+    clipped = 0
     for part, dataset in parts.items():
         paths = {index: output / part / rule.path_of(*_place(dataset, index)) for index in range(len(dataset))}
         todo = [index for index, path in paths.items() if not path.is_file()]

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Row:
         return _without_nan(dataclasses.asdict(self))
 
 
-def _without_nan(value):
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(one) for key, one in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -69,7 +70,7 @@ def _row(records: RecordFile, model: str, level: str, items: Sequence[str], prot
         name: [Tally.from_list(record["strata"][name]) for record in scored if name in record["strata"]]
         for name in strata
     }
-    extra = {}
+    extra: dict[str, float] = {}
     for kind, names in (("robustness", ROBUSTNESS), ("unsupervised", UNSUPERVISED)):
         values = [record[kind] for record in good if kind in record]
         if values:
@@ -226,6 +227,6 @@ def csv_table(rows: Sequence[Row]) -> str:
             low, high = (row.intervals.get("epe") or ("", "")) if whole else ("", "")
             more = [row.extra.get(name, "") if whole else "" for name in extras]
             values = [scores.get(key, math.nan) for key in keys]
-            values = ["" if math.isnan(value) else value for value in values]
-            writer.writerow([row.model, row.level, stratum, row.items, len(row.bad), *values, low, high, *more])
+            cells = ["" if math.isnan(value) else value for value in values]
+            writer.writerow([row.model, row.level, stratum, row.items, len(row.bad), *cells, low, high, *more])
     return text.getvalue()

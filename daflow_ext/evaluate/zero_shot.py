@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ def analyze_clip(
     num_inference_steps: int,
     temperature: float,
     generator: torch.Generator | None = None,
-    **options,
+    **options: Any,
 ) -> ZeroShotTable:
     """Errors of one clip against its true flow.
 
@@ -102,7 +103,13 @@ def analyze_clip(
         for layer in layers:
             query, key = step.queries[layer][0, :-1], step.keys[layer][0, 1:]
             estimate = zero_shot_flow(
-                query, key, step.grid, frames.shape[-2:], cell=cell, temperature=temperature, **options
+                query,
+                key,
+                step.grid,
+                (frames.shape[-2], frames.shape[-1]),
+                cell=cell,
+                temperature=temperature,
+                **options,
             )
             error = (estimate.cpu() - truth).square().sum(1).sqrt()
             row.append(error[valid].double().sum())
@@ -124,8 +131,8 @@ def heat_map(table: ZeroShotTable) -> torch.Tensor:
     shade = (255 * (epe - low) / max(high - low, 1e-9)).astype(np.uint8)
     colors = cv2.applyColorMap(shade, cv2.COLORMAP_VIRIDIS)[..., ::-1]
 
-    def text(label, x, y, color=(0, 0, 0)):
-        cv2.putText(image, label, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
+    def text(label: object, x: int, y: int, color: tuple[int, int, int] = (0, 0, 0)) -> None:
+        cv2.putText(image, str(label), (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
 
     text("zero-shot end-point error (px): layer across, timestep down", 8, 14)
     for column, layer in enumerate(table.layers):
@@ -146,7 +153,9 @@ def heat_map(table: ZeroShotTable) -> torch.Tensor:
             )
             for column in range(layers)
         ]
-        color = cv2.applyColorMap(np.uint8([[255 * row // max(steps - 1, 1)]]), cv2.COLORMAP_COOL)[0, 0, ::-1].tolist()
+        color = cv2.applyColorMap(np.array([[255 * row // max(steps - 1, 1)]], np.uint8), cv2.COLORMAP_COOL)[
+            0, 0, ::-1
+        ].tolist()
         cv2.polylines(image, [np.array(points, np.int32)], False, color, 2, cv2.LINE_AA)
     text(f"{low:.2f}", 8, base)
     text(f"{high:.2f}", 8, base - int(plot * 0.9))

@@ -117,7 +117,7 @@ class FusionBlock(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, fused: torch.Tensor | None, lateral: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        total = lateral if fused is None else fused + self.lateral(lateral)
+        total = lateral if fused is None or self.lateral is None else fused + self.lateral(lateral)
         return self.project(resized(self.refine(total), size))
 
 

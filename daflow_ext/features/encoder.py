@@ -4,7 +4,8 @@ Module and parameter names are those of the official checkpoints, so these load 
 Source: RAFT (Teed & Deng, ECCV 2020, arXiv 2003.12039), section 3.1 and figure 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ class InstanceNorm(nn.Module):
         return centred.mul_((squares / (x.shape[2] * x.shape[3]) + 1e-5).rsqrt_())
 
 
-_NORMS = {
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "instance": lambda channels: InstanceNorm(),
     "none": lambda channels: nn.Identity(),
@@ -41,9 +42,12 @@ def _norm(norm_fn: str, channels: int) -> nn.Module:
     return _NORMS[norm_fn](channels)
 
 
-def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _conv_norm(conv: Any, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if not isinstance(norm, nn.BatchNorm2d) or norm.training:
         return norm(conv(x))
+    assert conv.bias is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # with its statistics fixed, part of the convolution
     bias = (conv.bias - norm.running_mean) * scale + norm.bias
     return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias, conv.stride, conv.padding)
@@ -76,7 +80,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = _conv_norm_relu(self.conv1, self.norm1, x)
         y = _conv_norm_relu(self.conv2, self.norm2, y)
-        shortcut = x if self.downsample is None else _conv_norm(*self.downsample, x)
+        shortcut = x if self.downsample is None else _conv_norm(self.downsample[0], self.downsample[1], x)
         return _add_relu(shortcut, y)
 
 
@@ -100,7 +104,7 @@ class BottleneckBlock(nn.Module):
         y = _conv_norm_relu(self.conv1, self.norm1, x)
         y = _conv_norm_relu(self.conv2, self.norm2, y)
         y = _conv_norm_relu(self.conv3, self.norm3, y)
-        shortcut = x if self.downsample is None else _conv_norm(*self.downsample, x)
+        shortcut = x if self.downsample is None else _conv_norm(self.downsample[0], self.downsample[1], x)
         return _add_relu(shortcut, y)
 
 

@@ -50,8 +50,7 @@ class HybridFeatures(nn.Module):
         def head(out_channels: int) -> nn.Module:
             if upsampling == "bilinear":
                 return BilinearHead(token_channels, out_channels, taps=len(scales))
-            options = {"channels": channels, "tap_channels": tap_channels, "scales": scales}
-            return DenseHead(token_channels, out_channels, **options)
+            return DenseHead(token_channels, out_channels, channels=channels, tap_channels=tap_channels, scales=scales)
 
         self.query, self.key, self.context = head(match_channels), head(match_channels), head(context_channels)
 

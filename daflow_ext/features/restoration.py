@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import diffusers
 import torch
@@ -63,9 +64,9 @@ class LiftedRestoration:
 
     def __init__(
         self,
-        vae: nn.Module,
+        vae: Any,
         transformer: DiT4SRTransformer2DModel,
-        scheduler,
+        scheduler: Any,
         prompt: Prompt,
         *,
         negative_prompt: Prompt | None = None,
@@ -85,7 +86,7 @@ class LiftedRestoration:
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **options
+        cls, folder: str | os.PathLike, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **options: Any
     ) -> "LiftedRestoration":
         """From a folder with ``transformer/``, ``vae/``, ``scheduler/`` and ``prompt/``, in diffusers layout.
 
@@ -160,7 +161,7 @@ class LiftedRestoration:
         num_inference_steps: int = 10,
         decode: bool = False,
         color_fix: str = "adain",
-        **options,
+        **options: Any,
     ) -> Iterator[RestorationStep]:
         """Denoise from noise, yielding after each step.
 
@@ -177,7 +178,7 @@ class LiftedRestoration:
             raise ValueError("decode needs whole steps: first_step_only stops before there are frames")
         lq = self.encode(self._padded(frames))
         for step in self.steps_from_latents(lq, num_inference_steps=num_inference_steps, **options):
-            if decode:
+            if decode and step.denoised is not None:
                 step.frames = self._images(step.denoised, frames, color_fix)
             yield step
 
@@ -224,7 +225,7 @@ class LiftedRestoration:
         options = {"tap_layers": tuple(tap_layers), "tap_tokens": tap_tokens, "share_text": share_text}
         for index, (timestep, sigma) in enumerate(zip(scheduler.timesteps, scheduler.sigmas, strict=False)):
             velocity, taps = self._evaluate(latents, lq, self.prompt, timestep, early_exit=first_step_only, **options)
-            if guidance_scale > 1 and velocity is not None:
+            if guidance_scale > 1 and velocity is not None and self.negative_prompt is not None:
                 negative, _ = self._evaluate(latents, lq, self.negative_prompt, timestep, share_text=share_text)
                 velocity = negative + guidance_scale * (velocity - negative)
             denoised = None
@@ -246,7 +247,7 @@ class LiftedRestoration:
             if first_step_only:
                 return
 
-    def restore(self, frames: torch.Tensor, *, color_fix: str = "adain", **options) -> torch.Tensor:
+    def restore(self, frames: torch.Tensor, *, color_fix: str = "adain", **options: Any) -> torch.Tensor:
         """The frames after the last step, [B, F, 3, H, W] float in [0, 255]; options as in :meth:`steps`.
 
         Args:
@@ -263,14 +264,24 @@ class LiftedRestoration:
         restored = self.padder(frames).unpad(self.decode(latents))
         return fix_colors(restored, frames.to(restored), color_fix)
 
-    def _evaluate(self, latents, lq, prompt, timestep, **options):
+    def _evaluate(
+        self, latents: torch.Tensor, lq: torch.Tensor, prompt: Prompt, timestep: torch.Tensor, **options: Any
+    ) -> tuple[Any, dict[str, Any]]:
         """Velocity (None after an early exit) and taps of one step, tile by tile where the frames are larger."""
-        tiles = Tiles(latents.shape[-2:], self.tile, self.tile_overlap, self.transformer.config.patch_size)
+        tiles = Tiles(
+            (latents.shape[-2], latents.shape[-1]), self.tile, self.tile_overlap, self.transformer.config.patch_size
+        )
         text, pooled = prompt.batch(latents.shape[0], latents)
 
-        def run(window):
+        def run(window: tuple[slice, slice]) -> tuple[Any, dict[str, Any]]:
+            rows, columns = window
             output = self.transformer(
-                latents[(..., *window)], lq[(..., *window)], text, pooled, timestep.to(latents.device), **options
+                latents[..., rows, columns],
+                lq[..., rows, columns],
+                text,
+                pooled,
+                timestep.to(latents.device),
+                **options,
             )
             return output.sample, {"queries": output.queries, "keys": output.keys, "tokens": output.tokens}
 
@@ -299,7 +310,7 @@ def load_vae(folder: pathlib.Path, dtype: torch.dtype = torch.float32) -> nn.Mod
         ValueError: no autoencoder of diffusers or ours, or tensors that do not fit it.
     """
     name = json.loads((folder / "config.json").read_text()).get("_class_name", "")
-    vae_class = PixelUnshuffleVAE if name == PixelUnshuffleVAE.__name__ else getattr(diffusers, name, None)
+    vae_class: Any = PixelUnshuffleVAE if name == PixelUnshuffleVAE.__name__ else getattr(diffusers, name, None)
     if not hasattr(vae_class, "decode"):
         raise ValueError(f"{folder}/config.json: expected the class of an autoencoder, got {name!r}")
     return strictly(vae_class.from_pretrained, folder, torch_dtype=dtype)
@@ -316,7 +327,7 @@ def _noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tenso
     return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like)
 
 
-def _tiny(cls, dtype: torch.dtype, device: str, **options) -> LiftedRestoration:
+def _tiny(cls: type[LiftedRestoration], dtype: torch.dtype, device: str, **options: Any) -> LiftedRestoration:
     """An untrained toy model with fixed weights: every command runs, no result means anything."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -341,5 +352,6 @@ def _tiny(cls, dtype: torch.dtype, device: str, **options) -> LiftedRestoration:
         prompt = Prompt.of(torch.randn(4, 16), torch.randn(16))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     # nn.Module's own: that of diffusers warns of modules to keep in float32 even where there are none
-    parts = (nn.Module.to(module.eval(), device, dtype) for module in (vae, transformer))
-    return cls(*parts, scheduler, prompt, **options)
+    for module in (vae, transformer):
+        nn.Module.to(module.eval(), device, dtype)
+    return cls(vae, transformer, scheduler, prompt, **options)

@@ -2,13 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from diffusers.utils import logging
 
 
-def strictly(load, name, **kwargs):
+def strictly(load: Callable, name: Any, **kwargs: Any) -> Any:
     """What ``load``, a ``from_pretrained`` of diffusers, makes of the folder (or hub id) ``name``.
 
     Reads safetensors; ``use_safetensors=False`` reads pickles, restricted to tensors.
@@ -34,14 +35,15 @@ class StrictLoadingMixin:
     """To stand before ``ModelMixin`` among the bases: loading then accounts for every tensor."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder (or hub id) in diffusers layout; options as in ``ModelMixin.from_pretrained``.
 
         Raises:
             ValueError: tensors are missing, unexpected, of another shape or not finite; names the folder and the first
                 of them.
         """
-        return strictly(super().from_pretrained, pretrained_model_name_or_path, **kwargs)
+        loader: Any = super()
+        return strictly(loader.from_pretrained, pretrained_model_name_or_path, **kwargs)
 
 
 def _finite(tensor: torch.Tensor) -> bool:

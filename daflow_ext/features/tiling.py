@@ -16,7 +16,7 @@ class Tiles:
     """
 
     def __init__(self, size: tuple[int, int], tile: int | None, overlap: int, patch: int):
-        self.size, self.patch = tuple(size), patch
+        self.size, self.patch = (size[0], size[1]), patch
         if tile is None:
             self.starts, self.sides = ([0], [0]), self.size
             return
@@ -24,24 +24,26 @@ class Tiles:
             raise ValueError(
                 f"tile {tile} and overlap {overlap} must be multiples of {patch}, the overlap smaller than the tile"
             )
-        self.sides = tuple(min(tile, side) for side in self.size)
-        self.starts = tuple(_starts(side, tile, overlap) for side in self.size)
+        height, width = self.size
+        self.sides = min(tile, height), min(tile, width)
+        self.starts = _starts(height, tile, overlap), _starts(width, tile, overlap)
 
     def __len__(self) -> int:
         return len(self.starts[0]) * len(self.starts[1])
 
-    def blend(self, run: Callable):
+    def blend(self, run: Callable) -> tuple[torch.Tensor | None, dict]:
         """run((rows, columns)) -> (velocity or None, taps) on each tile, blended to the whole image.
 
         Velocities are images [B, F, C, h, w]; taps are token lists [B, F, T, C] per kind and layer.
         """
-        image_blend, token_blend = _Blend(self.size), {}
-        cells = tuple(side // self.patch for side in self.size)
+        image_blend = _Blend(self.size)
+        token_blend: dict[str, dict[int, _Blend]] = {}
+        cells = self.size[0] // self.patch, self.size[1] // self.patch
         for top in self.starts[0]:
             for left in self.starts[1]:
                 window = slice(top, top + self.sides[0]), slice(left, left + self.sides[1])
-                cell_window = tuple(slice(s.start // self.patch, s.stop // self.patch) for s in window)
-                grid = tuple(s.stop - s.start for s in cell_window)
+                rows, columns = (slice(s.start // self.patch, s.stop // self.patch) for s in window)
+                grid = rows.stop - rows.start, columns.stop - columns.start
                 velocity, taps = run(window)
                 if velocity is not None:
                     image_blend.add(velocity, window)
@@ -49,31 +51,34 @@ class Tiles:
                     blends = token_blend.setdefault(kind, {})
                     for layer, tokens in layers.items():
                         image = tokens.unflatten(2, grid).movedim(-1, 2)  # [B, F, C, h, w]
-                        blends.setdefault(layer, _Blend(cells)).add(image, cell_window)
+                        blends.setdefault(layer, _Blend(cells)).add(image, (rows, columns))
         taps = {
-            kind: {layer: blend.result().movedim(2, -1).flatten(2, 3) for layer, blend in blends.items()}
+            kind: {layer: blend.mean().movedim(2, -1).flatten(2, 3) for layer, blend in blends.items()}
             for kind, blends in token_blend.items()
         }
-        return image_blend.result(), taps
+        return None if image_blend.total is None else image_blend.mean(), taps
 
 
 class _Blend:
     """A weighted sum of overlapping pieces, in float32: the window's corners underflow in half precision."""
 
     def __init__(self, size: tuple[int, int]):
-        self.size, self.total, self.weight, self.dtype = size, None, None, None
+        self.size, self.dtype = size, torch.float32
+        self.total: torch.Tensor | None = None
+        self.weight = torch.zeros(size)
 
     def add(self, piece: torch.Tensor, window: tuple[slice, slice]) -> None:
         if self.total is None:
             self.dtype = piece.dtype
             self.total = piece.new_zeros((*piece.shape[:-2], *self.size), dtype=torch.float32)
-            self.weight = piece.new_zeros(self.size, dtype=torch.float32)
-        gaussian = _gaussian(piece.shape[-2:]).to(piece.device)
-        self.total[(..., *window)] += piece.float() * gaussian
+            self.weight = self.weight.to(piece.device)
+        gaussian = _gaussian((piece.shape[-2], piece.shape[-1])).to(piece.device)
+        self.total[..., window[0], window[1]] += piece.float() * gaussian
         self.weight[window] += gaussian
 
-    def result(self) -> torch.Tensor | None:
-        return None if self.total is None else (self.total / self.weight).to(self.dtype)
+    def mean(self) -> torch.Tensor:
+        assert self.total is not None, "nothing was added"
+        return (self.total / self.weight).to(self.dtype)
 
 
 def _starts(side: int, tile: int, overlap: int) -> list[int]:

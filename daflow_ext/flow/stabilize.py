@@ -49,7 +49,8 @@ def fit_similarity(flow: torch.Tensor, weight: torch.Tensor | None = None) -> to
     if int(known.sum()) < 2:
         raise ValueError("fit_similarity: fewer than two pixels have a flow that counts")
     center = _center(flow)
-    x, y = (pixel_grid(*flow.shape[-2:], flow.device).double() - center[:, None, None])[:, known]
+    height, width = flow.shape[-2:]
+    x, y = (pixel_grid(height, width, flow.device).double() - center[:, None, None])[:, known]
     u, v = flow[:, known].double()
     given, robust = given[known].double(), torch.ones_like(x)
     solution = torch.zeros(4, dtype=torch.float64, device=flow.device)
@@ -91,7 +92,8 @@ def stabilize(
         chain.append(fit_similarity(flow, None if weight is None else weight[index]) @ chain[-1])
     path = _parameters(chain, center)
     smooth = _smoothed(path, sigma)
-    grid = pixel_grid(*frames.shape[-2:], frames.device)
+    height, width = frames.shape[-2:]
+    grid = pixel_grid(height, width, frames.device)
     flows = []
     for original, steady in zip(chain, _matrices(smooth, center), strict=True):
         back = (original @ torch.linalg.inv(steady)).to(grid)
@@ -111,7 +113,7 @@ def _shift(by: torch.Tensor) -> torch.Tensor:
     return matrix
 
 
-def _solve(x, y, u, v, weight) -> torch.Tensor:
+def _solve(x: torch.Tensor, y: torch.Tensor, u: torch.Tensor, v: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(a, b, tx, ty) of u = a x - b y + tx, v = b x + a y + ty: the normal equations of weighted least squares."""
     total, wx, wy = weight.sum(), (weight * x).sum(), (weight * y).sum()
     squared, zero = (weight * (x * x + y * y)).sum(), torch.zeros_like(total)

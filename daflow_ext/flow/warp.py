@@ -1,5 +1,7 @@
 """Moves pictures and flows along a flow."""
 
+from typing import Literal, overload
+
 import torch
 
 from ..ops import bilinear_sample
@@ -19,6 +21,23 @@ def check_flow(what: str, name: str, flow: torch.Tensor) -> None:
     """Raise ValueError unless ``flow`` is floating point [2, H, W] or [B, 2, H, W]."""
     if flow.dim() not in (3, 4) or flow.shape[-3] != 2 or not flow.is_floating_point():
         raise ValueError(f"{what}: {name} must be floating point [(B,) 2, H, W], got {flow.dtype} {tuple(flow.shape)}")
+
+
+@overload
+def warp(
+    image2: torch.Tensor,
+    flow: torch.Tensor,
+    *,
+    padding: str = "zeros",
+    mask: Literal[False] = False,
+    backend: str = "auto",
+) -> torch.Tensor: ...
+
+
+@overload
+def warp(
+    image2: torch.Tensor, flow: torch.Tensor, *, padding: str = "zeros", mask: Literal[True], backend: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def warp(
@@ -50,7 +69,8 @@ def warp(
     batched = image2.dim() == 4
     feat = image2 if image2.is_floating_point() else image2.float()
     feat, flow = (feat, flow) if batched else (feat[None], flow[None])
-    coords = pixel_grid(*flow.shape[-2:], device=flow.device) + flow.float()
+    height, width = flow.shape[-2:]
+    coords = pixel_grid(height, width, flow.device) + flow.float()
     out = bilinear_sample(feat, coords, padding=padding, mask=mask, backend=backend)
     if not mask:
         return out if batched else out[0]
@@ -103,7 +123,7 @@ def _flood(owner: torch.Tensor, landing: torch.Tensor) -> torch.Tensor:
     height, width = owner.shape[-2:]
     grid = pixel_grid(height, width, owner.device)
 
-    def distance(candidate):
+    def distance(candidate: torch.Tensor) -> torch.Tensor:
         points = landing.gather(2, candidate.flatten(1).clamp(min=0)[:, None].expand(-1, 2, -1))
         squared = (points.reshape(-1, 2, height, width) - grid).square().sum(1)
         return torch.where(candidate >= 0, squared, torch.inf)

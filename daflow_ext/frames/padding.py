@@ -1,6 +1,7 @@
 """Pads images to the sizes a network can take, and crops its output back."""
 
 from collections.abc import Sequence
+from typing import Any, overload
 
 import torch
 
@@ -70,6 +71,12 @@ class InputPadder:
         return [
             _replicate(_replicate(tensor, self.top, self.bottom, -2), self.left, self.right, -1) for tensor in tensors
         ]
+
+    @overload
+    def unpad(self, tensor: torch.Tensor, /) -> torch.Tensor: ...
+
+    @overload
+    def unpad(self, *tensors: torch.Tensor) -> Any: ...
 
     def unpad(self, *tensors: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """The inside of each tensor, as a view."""

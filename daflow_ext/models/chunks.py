@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +142,7 @@ class ChunkEstimator:
         latent_size = tuple(side // LATENT_FACTOR for side in self.size)
         tiles = Tiles(latent_size, loop.tile, loop.tile_overlap, loop.transformer.config.patch_size)
 
-        def run(window):
+        def run(window: tuple[slice, slice]) -> tuple[torch.Tensor, dict]:
             rows, columns = (slice(LATENT_FACTOR * s.start, LATENT_FACTOR * s.stop) for s in window)
             return loop.encode(frame[:, None, :, rows, columns]), {}
 
@@ -196,7 +197,15 @@ class ChunkEstimator:
             latents=final if self.denoise else None,
         )
 
-    def _pairs(self, frames, sides, pairs: int, init, *, backward: bool = False) -> torch.Tensor:
+    def _pairs(
+        self,
+        frames: torch.Tensor,
+        sides: dict[str, Any],
+        pairs: int,
+        init: torch.Tensor | None,
+        *,
+        backward: bool = False,
+    ) -> torch.Tensor:
         """[B, pairs, 2, H, W] of one denoising step. The frame that asks gives queries, the one that answers keys."""
         queries, keys = sides
         flows = []
@@ -216,11 +225,18 @@ class ChunkEstimator:
             )
         return torch.stack(flows, 1)
 
-    def _flow(self, image1, image2, queries, keys, start) -> torch.Tensor:
+    def _flow(
+        self,
+        image1: torch.Tensor,
+        image2: torch.Tensor,
+        queries: dict[int, torch.Tensor],
+        keys: dict[int, torch.Tensor],
+        start: torch.Tensor | None,
+    ) -> torch.Tensor:
         """[B, 2, H, W] float32; tile by tile where the frames are larger."""
         grid = tuple(side // MULTIPLE for side in self.size)
 
-        def run(window):
+        def run(window: tuple[slice, slice]) -> tuple[torch.Tensor, dict]:
             cells, low = ([slice(s.start // n, s.stop // n) for s in window] for n in (MULTIPLE, STRIDE))
             taps = (
                 {layer: tap.unflatten(1, grid)[:, cells[0], cells[1]].flatten(1, 2) for layer, tap in side.items()}
@@ -234,7 +250,14 @@ class ChunkEstimator:
             return self._network(image1, image2, queries, keys, start)
         return self.flow_tiles.blend(run)[0]
 
-    def _network(self, image1, image2, queries, keys, start) -> torch.Tensor:
+    def _network(
+        self,
+        image1: torch.Tensor,
+        image2: torch.Tensor,
+        queries: dict[int, torch.Tensor],
+        keys: dict[int, torch.Tensor],
+        start: torch.Tensor | None,
+    ) -> torch.Tensor:
         # the frames were checked as wholes; a tile of one may be dark
         options = {"iters": self.iters, "flow_init": start, "test_mode": True, "check_range": False}
         return self.flow(image1, image2, queries, keys, **options)[1].float()

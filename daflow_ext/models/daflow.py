@@ -1,6 +1,7 @@
 """DA-Flow's flow network: RAFT that also matches what a restoration transformer knows of degraded frames."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -88,7 +89,7 @@ class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
             self.gate = nn.Parameter(torch.zeros(()))
 
     @classmethod
-    def from_raft(cls, raft: RAFT, **config) -> "DAFlow":
+    def from_raft(cls, raft: RAFT, **config: Any) -> "DAFlow":
         """A model whose flow is that of ``raft``, up to rounding, until it is trained; in evaluation mode.
 
         The columns of the GRU that read the new context are zero: [hidden | context | new | motion]. With

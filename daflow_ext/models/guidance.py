@@ -27,7 +27,7 @@ class GuidanceSettings:
     last_step: int | None = None
     iterations: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.scale < float("inf"):
             raise ValueError(f"the guidance scale must be a number >= 0, got {self.scale}")
         if self.first_step < 0 or (self.last_step is not None and self.last_step < self.first_step):
@@ -84,7 +84,8 @@ class FlowGuidance:
         # an unknown vector hides its pixel below; as NaN it would spoil the gradient of its neighbours
         self.flows = [flow.flatten(0, 1).float() for flow in (forward, backward)]
         self.visible = [
-            ~forward_backward_consistency(*flows, backend=backend)[:, None] for flows in (self.flows, self.flows[::-1])
+            ~forward_backward_consistency(one, other, backend=backend)[:, None]
+            for one, other in (self.flows, self.flows[::-1])
         ]
         self.flows = [flow.nan_to_num(0.0, 0.0, 0.0) for flow in self.flows]
         self.anchor = None if anchor is None else anchor[:, None].float() / 255

@@ -4,6 +4,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -54,7 +55,7 @@ class DAFlowPipeline(DiffusionPipeline):
     Source: DA-Flow (arXiv 2603.23499).
     """
 
-    def __init__(self, vae, transformer, scheduler, prompt: Prompt, flow: DAFlow):
+    def __init__(self, vae: Any, transformer: Any, scheduler: Any, prompt: Prompt, flow: DAFlow):
         super().__init__()
         self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler, prompt=prompt, flow=flow)
         self.backend = "auto"
@@ -86,7 +87,7 @@ class DAFlowPipeline(DiffusionPipeline):
         *,
         torch_dtype: torch.dtype = torch.float32,
         backend: str = "auto",
-        **download_options,
+        **download_options: Any,
     ) -> "DAFlowPipeline":
         """From a folder that :meth:`save_pretrained` wrote, or the hub id of one; strict, in evaluation mode.
 
@@ -306,7 +307,7 @@ class DAFlowPipeline(DiffusionPipeline):
         iters: int,
         memory_budget: int | None,
         batch: int = 1,
-        **options,
+        **options: Any,
     ) -> ChunkEstimator:
         if not isinstance(iters, int) or iters < 1:
             raise ValueError(f"iters must be an integer >= 1, got {iters!r}")

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -78,7 +79,7 @@ class RAFT(nn.Module):
         return {"small": self.small, "corr_levels": self.corr_levels, "corr_radius": self.corr_radius}
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike, **options) -> "RAFT":
+    def from_pretrained(cls, path: str | os.PathLike, **options: Any) -> "RAFT":
         """The model of a weights file, in evaluation mode on the CPU.
 
         Reads official ``.pth`` files (with or without ``module.``), torchvision's ``raft_large`` / ``raft_small`` and
@@ -150,7 +151,8 @@ class RAFT(nn.Module):
         layout = _memory_format(net.device)
         net, inp = (x.contiguous(memory_format=layout) for x in (net, inp))
         dtype = torch.promote_types(net.dtype, torch.float32)
-        coords0 = pixel_grid(*net.shape[-2:], net.device).to(dtype).expand(net.shape[0], -1, -1, -1)
+        height, width = net.shape[-2:]
+        coords0 = pixel_grid(height, width, net.device).to(dtype).expand(net.shape[0], -1, -1, -1)
         coords1 = coords0 if flow_init is None else coords0 + _check_flow_init(flow_init, coords0)
 
         with self.autocast(net.device):
@@ -226,8 +228,8 @@ class RAFT(nn.Module):
 
         ``inp`` is the context, or what ``update_block.begin`` made of it once for all steps.
         """
-        layout = _memory_format(net.device)
-        corr, flow = (x.to(net.dtype).contiguous(memory_format=layout) for x in (corr, flow_low))
+        flow = flow_low.to(net.dtype).contiguous(memory_format=_memory_format(net.device))
+        corr = corr.to(net.dtype)  # the encoder reads the layout of the lookup as it is
         with self.autocast(net.device):
             net, delta_flow = self.update_block(net, inp, corr, flow)
         return net, delta_flow.to(flow_low.dtype)

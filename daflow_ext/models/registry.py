@@ -3,7 +3,7 @@
 import os
 import pathlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._extras import require_diffusers
 from .raft import RAFT
@@ -82,7 +82,7 @@ def list_models() -> list[ModelInfo]:
     return list(_MODELS)
 
 
-def get_model(name_or_path: str | os.PathLike, *, pretrained: bool = True, **options) -> "RAFT | DAFlowPipeline":
+def get_model(name_or_path: str | os.PathLike, *, pretrained: bool = True, **options: Any) -> "RAFT | DAFlowPipeline":
     """A model by its name or from its files, in evaluation mode on the CPU.
 
     Args:

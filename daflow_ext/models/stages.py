@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ class StageMeter:
         highest_bytes: the most memory held during the block, weights included; None if unknown or not measured.
     """
 
-    def __init__(self, model, *, memory: bool):
+    def __init__(self, model: Any, *, memory: bool):
         self.memory = memory
         raft = model if isinstance(model, RAFT) else model.flow.raft
         self.device = next(raft.parameters()).device
@@ -76,7 +77,7 @@ class StageMeter:
         self._exits.enter_context(self._measured(self.total))
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._exits.close()
         self.stages = {name: stage for name, stage in self.stages.items() if stage.calls}
         if self.total.peak_bytes is not None:  # the peak was reset at every stage
@@ -92,7 +93,7 @@ class StageMeter:
         return [*parts, rest, self.total]
 
     def _wrapped(self, call: Callable, name: str) -> Callable:
-        def measured(*arguments, **options):
+        def measured(*arguments: Any, **options: Any) -> Any:
             with self._measured(self.stages[name]):
                 result = call(*arguments, **options)
             # a correlation block is built once and asked many times

@@ -13,6 +13,7 @@ What no tile saves is kept for the whole frame: frames, latents, tapped features
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ class Needs:
     flow: float
 
     @classmethod
-    def of(cls, pipe, iters: int) -> "Needs":
+    def of(cls, pipe: Any, iters: int) -> "Needs":
         """From the configurations of a pipeline's parts."""
         transformer, flow, vae = pipe.transformer.config, pipe.flow.config, pipe.vae
         element = torch.empty(0, dtype=pipe.transformer.dtype).element_size()
@@ -65,7 +66,7 @@ class Needs:
         )
 
 
-def choose_tiles(pipe, size: tuple[int, int], budget: int | None, *, iters: int, batch: int = 1) -> TileSizes:
+def choose_tiles(pipe: Any, size: tuple[int, int], budget: int | None, *, iters: int, batch: int = 1) -> TileSizes:
     """The largest tiles for frames of ``size`` = (height, width), multiples of 16, under ``budget`` bytes.
 
     Without a budget the frame stays whole, unless it has more tokens a side than the transformer has positions for.

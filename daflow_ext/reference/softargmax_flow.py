@@ -14,7 +14,7 @@ def softargmax_flow(
     radius: int | None = None,
     mode: str = "global",
     details: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
     """E[position of key under softmax(q k^T / temperature)] - own position; see ops.softargmax_flow."""
     height, width = grid_size
     accumulate = torch.float64 if query.dtype == torch.float64 else torch.float32

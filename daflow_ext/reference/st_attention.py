@@ -37,8 +37,8 @@ def st_attention(
     dead = (scores == -math.inf).all(-1, keepdim=True)  # rows that see nothing
     weights = scores.masked_fill(dead, 0.0).softmax(-1).masked_fill(dead, 0.0)
     joined = torch.einsum("bhij,bjhd->bihd", weights, values).to(q[0].dtype)
-    lengths = [_tokens(s).shape[1] for s in q]
-    outputs = [part.reshape(*s.shape[:-1], v[0].shape[-1]) for part, s in zip(joined.split(lengths, 1), q, strict=True)]
+    sizes = [_tokens(s).shape[1] for s in q]
+    outputs = [part.reshape(*s.shape[:-1], v[0].shape[-1]) for part, s in zip(joined.split(sizes, 1), q, strict=True)]
     if not return_lse:
         return outputs
     lse = torch.logsumexp(scores.detach(), -1)  # [B, H, Nq]; -inf for dead rows

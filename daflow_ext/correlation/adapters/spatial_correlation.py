@@ -115,7 +115,15 @@ class SpatialCorrelationSampler(torch.nn.Module):
         )
 
 
-def _shifts(input1, input2, radius, spacing, rows: range, columns: range, backend: str) -> torch.Tensor:
+def _shifts(
+    input1: torch.Tensor,
+    input2: torch.Tensor,
+    radius: Sequence[int],
+    spacing: Sequence[int],
+    rows: range,
+    columns: range,
+    backend: str,
+) -> torch.Tensor:
     """Products of the pixels (rows, columns) of input1 with input2 at every shift: [B, nh * nw, rows, columns].
 
     Shifts by multiples of ``spacing`` stay within the pixels of equal remainder, so each remainder is a plain window
@@ -156,7 +164,14 @@ def _on_view(positions: range, spacing: int, device: torch.device) -> tuple[torc
     return torch.arange(len(positions), device=device, dtype=torch.float32) * step + first, phase
 
 
-def _kernel_sum(products, kernel, stride, padding, dilation, sizes) -> torch.Tensor:
+def _kernel_sum(
+    products: torch.Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    sizes: Sequence[int],
+) -> torch.Tensor:
     """Sum over the dilated kernel, at the strided output positions; products are zero outside input1."""
     padded = F.pad(products, (padding[1], padding[1], padding[0], padding[0]))
     span = [step * (size - 1) + 1 for step, size in zip(stride, sizes, strict=True)]

@@ -2,6 +2,8 @@
 ``unimatch/matching.py`` by this one.
 """
 
+from typing import Any
+
 import torch
 
 from ... import ops
@@ -39,7 +41,7 @@ def local_correlation_with_flow(
         raise ValueError(f"local_correlation_with_flow: padding_mode must be 'zeros' or 'border', got {padding_mode!r}")
     if not isinstance(local_radius, int) or local_radius < 0:
         raise ValueError(f"local_correlation_with_flow: local_radius must be an integer >= 0, got {local_radius!r}")
-    options = {"out_dtype": feature0.dtype, "backend": backend}
+    options: dict[str, Any] = {"out_dtype": feature0.dtype, "backend": backend}
     coords = flow + _pixel_grid(flow)
     if padding_mode == "zeros" and dilation == 1:
         return ops.corr_lookup(feature0, [feature1], coords, local_radius, order="yx", **options)

@@ -1,11 +1,13 @@
 """Attention of a block: three token streams (HQ, LQ, text) of all frames see each other."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...ops import qk_norm, st_attention
+from ...ops.qk_norm import qk_norm
+from ...ops.st_attention import st_attention
 
 _NORMS = ("norm_q", "norm_added_q"), ("norm_k", "norm_added_k")
 
@@ -47,7 +49,7 @@ class StreamAttention(nn.Module):
         self.update_score_bound()
         self.register_load_state_dict_post_hook(_update_score_bound)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "StreamAttention":
         super().train(mode)
         if not mode:
             self.update_score_bound()
@@ -152,8 +154,17 @@ class StreamAttention(nn.Module):
         out_text = self.to_add_out(outputs[2].flatten(-2)) if text is not None and text_out else None
         return out_x, out_y, out_text, taps
 
-    def _attend(self, queries, keys, values, *, frames, lifted, window):
-        options = {"score_bound": None if self.training else self.score_bound, "backend": self.backend}
+    def _attend(
+        self,
+        queries: list[torch.Tensor],
+        keys: list[torch.Tensor],
+        values: list[torch.Tensor],
+        *,
+        frames: int,
+        lifted: bool,
+        window: int | None,
+    ) -> list[torch.Tensor]:
+        options: dict[str, Any] = {"score_bound": None if self.training else self.score_bound, "backend": self.backend}
         if not lifted:
             folded = [[stream.flatten(0, 1) for stream in streams] for streams in (queries, keys, values)]
             outputs = st_attention(*folded, **options)

@@ -1,5 +1,7 @@
 """One transformer block: modulated attention and feed-forward of the HQ, LQ and text streams."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
@@ -17,7 +19,7 @@ class Modulation(nn.Module):
 
     def __init__(self, dim: int, chunks: int):
         super().__init__()
-        self.linear = nn.Linear(dim, chunks * dim)
+        self.linear: Any = nn.Linear(dim, chunks * dim)  # None after tabulate
         self.chunks = chunks
         self.register_buffer("table", None, persistent=False)
 
@@ -48,10 +50,12 @@ class ControlledFeedForward(FeedForward):
 
     @torch.no_grad()
     def init_control(self) -> None:
-        self.control_conv.weight.zero_()
-        self.control_conv.bias.zero_()
+        for parameter in self.control_conv.parameters():
+            parameter.zero_()
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor, grid: tuple[int, int], control_scale: float):
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, grid: tuple[int, int], control_scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """x, y: [B, F, h*w, D] -> the same two."""
         hidden_x, hidden_y = self.net[0](x), self.net[0](y)
         image = hidden_y.flatten(0, 1).unflatten(1, grid).permute(0, 3, 1, 2)  # channels_last, no copy
@@ -81,6 +85,9 @@ class DiT4SRBlock(nn.Module):
         self.ff = ControlledFeedForward(dim)
         self.ff_context = None if last else FeedForward(dim, dim, activation_fn="gelu-approximate")
 
+    def attentions(self) -> list[StreamAttention]:
+        return [self.attn] if self.attn2 is None else [self.attn, self.attn2]
+
     def attention_input(self, x: torch.Tensor, conditioning: torch.Tensor | int) -> torch.Tensor:
         """The HQ tokens as ``attn`` projects them."""
         shift, scale = self.norm1(conditioning)[:2]
@@ -96,7 +103,7 @@ class DiT4SRBlock(nn.Module):
         control_scale: float,
         lift: str,
         window: int | None,
-    ):
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f, *dual = self.norm1(conditioning)
         if self.last:
             text_scale, text_shift = self.norm1_context(conditioning)
@@ -123,5 +130,6 @@ class DiT4SRBlock(nn.Module):
         if self.last:
             return x, y, None, taps
         text = text + text_gate * out_text
+        assert self.ff_context is not None
         text = text + text_gate_f * self.ff_context(modulate(text, text_shift_f, text_scale_f))
         return x, y, text, taps

@@ -13,8 +13,10 @@ Source: DiT4SR (arXiv 2503.23580) and DA-Flow (arXiv 2603.23499); written from t
 list, checked against outputs of the official code.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +115,7 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
         )
         self.time_text_embed = CombinedTimestepTextProjEmbeddings(dim, pooled_projection_dim)
         self.context_embedder = nn.Linear(joint_attention_dim, caption_projection_dim)
-        self.transformer_blocks = nn.ModuleList(
+        self.transformer_blocks: Any = nn.ModuleList(
             DiT4SRBlock(
                 dim,
                 num_attention_heads,
@@ -140,13 +142,13 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
             expected = ", ".join(("auto", *backends.OPS["st_attention"]))
             raise ValueError(f"unknown attention backend {backend!r}; expected one of {expected}")
         for block in self.transformer_blocks:
-            for attention in filter(None, (block.attn, block.attn2)):
+            for attention in block.attentions():
                 attention.backend = backend
 
     def fuse_lq_projections(self) -> None:
         """Fold the chained linears of the LQ stream into one each (exact up to rounding; inference only)."""
         for block in self.transformer_blocks:
-            for attention in filter(None, (block.attn, block.attn2)):
+            for attention in block.attentions():
                 attention.fuse_lq_projections()
 
     @torch.no_grad()
@@ -166,7 +168,7 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
                 module.tabulate(conditioning)
         self.tabulated = tuple(steps.tolist())
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """As ``ModelMixin.save_pretrained``; not after :meth:`fuse_lq_projections` or :meth:`tabulate_conditioning`.
 
         Raises:
@@ -269,7 +271,17 @@ class DiT4SRTransformer2DModel(WeightsMixin, ModelMixin, ConfigMixin, PeftAdapte
         embedding = self.time_text_embed(steps.flatten(), pooled.flatten(0, 1))
         return F.silu(embedding).unflatten(0, steps.shape)
 
-    def _check(self, hq, lq, text, pooled, timestep, tap_layers, early_exit, share_text) -> None:
+    def _check(
+        self,
+        hq: torch.Tensor,
+        lq: torch.Tensor,
+        text: torch.Tensor,
+        pooled: torch.Tensor,
+        timestep: torch.Tensor,
+        tap_layers: Sequence[int],
+        early_exit: bool,
+        share_text: bool,
+    ) -> None:
         if hq.dim() != 5 or hq.shape[2] != self.config.in_channels or 0 in hq.shape:
             raise ValueError(
                 f"hidden_states must be [B, F, {self.config.in_channels}, h, w], none of them 0, got {list(hq.shape)}"

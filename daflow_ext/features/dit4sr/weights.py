@@ -1,6 +1,8 @@
 """Loading without surprises: every key accounted for, and the key mode checked against the weights."""
 
 import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -12,11 +14,18 @@ _UNUSED_ATTN2_TEXT = [r"attn2\.add_", r"attn2\.to_add_out", r"attn2\.norm_added_
 class WeightsMixin(StrictLoadingMixin):
     """Strict ``from_pretrained`` with the key mode checked, and initialisation from SD3.5."""
 
+    config: Any  # of the model this is mixed into, as these:
+    state_dict: Callable[..., dict[str, torch.Tensor]]
+    load_state_dict: Callable[..., Any]
+    modules: Callable[[], Iterator[Any]]
+
     # tensors of the official checkpoint that no code path uses
     _keys_to_ignore_on_load_unexpected = _UNUSED_ATTN2_TEXT
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *, check_lq_key_mode: bool = True, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *, check_lq_key_mode: bool = True, **kwargs: Any
+    ) -> Any:
         """Load a folder (or hub id) in diffusers layout; strict.
 
         Args:
@@ -45,7 +54,7 @@ class WeightsMixin(StrictLoadingMixin):
             )
 
     @classmethod
-    def from_sd3(cls, base: torch.nn.Module, **config):
+    def from_sd3(cls, base: Any, **config: Any) -> Any:
         """A model on the weights of SD3.5 (``diffusers.SD3Transformer2DModel``), with fresh LQ tensors.
 
         LQ projections and the convolution start at zero; the LQ output projection is a copy of the HQ one.

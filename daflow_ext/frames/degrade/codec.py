@@ -3,6 +3,7 @@
 import dataclasses
 import io
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,7 +80,7 @@ def resolve_encoder(name: str) -> str:
         ) from None
 
 
-def _open_stream(container, record: Encoded):
+def _open_stream(container: Any, record: Encoded) -> Any:
     height, width = record.size
     options = _X264_OPTIONS if record.encoder == "libx264" else {}
     stream = container.add_stream(record.encoder, rate=1, options=options)
@@ -89,7 +90,7 @@ def _open_stream(container, record: Encoded):
     return stream
 
 
-def _make_repeatable(stream) -> None:
+def _make_repeatable(stream: Any) -> None:
     from av.codec.context import Flags
 
     stream.thread_count = 1  # more threads would make other bits

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Mapping
+from typing import Any
 
 from .kernels import FAMILIES
 
@@ -92,7 +93,7 @@ class OrderConfig:
     jpeg_quality: Range = (30.0, 95.0)
     steps: WalkSteps = WalkSteps()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, values, low, high in (
             ("sigma", self.sigma, 1e-3, 100.0),
             ("angle", self.angle, -2 * math.pi, 2 * math.pi),
@@ -166,7 +167,7 @@ class DegradeConfig:
     final_omega: Range = (math.pi / 3, math.pi)
     final_first_prob: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_one_of("DegradeConfig", "param_mode", self.param_mode, PARAM_MODES)
         _check_one_of("DegradeConfig", "codec_scope", self.codec_scope, CODEC_SCOPES)
         _check_range("DegradeConfig", "bit_rate", self.bit_rate, 1.0, 1e12)
@@ -203,7 +204,7 @@ class DegradeConfig:
             raise ValueError(f"not a degradation configuration: {error}") from error
 
 
-def _build(cls: type, values: Mapping, **built):
+def _build(cls: type, values: Mapping, **built: Any) -> Any:
     """``cls`` from plain values, all of them: a name left out must not become today's default."""
     missing = {field.name for field in dataclasses.fields(cls)} - set(values)
     if missing:
@@ -211,7 +212,7 @@ def _build(cls: type, values: Mapping, **built):
     return cls(**{**{name: _tuple(value) for name, value in values.items()}, **built})
 
 
-def _tuple(value):
+def _tuple(value: Any) -> Any:
     return tuple(map(_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 

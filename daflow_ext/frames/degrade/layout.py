@@ -39,10 +39,9 @@ def check_frame(frame: np.ndarray) -> np.ndarray:
 
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
     """One seed per clip: the given ones, or ``seed``, ``seed + 1``, ..."""
-    single = isinstance(seed, numbers.Integral)
-    if not single and (isinstance(seed, str) or not isinstance(seed, Iterable)):
+    if isinstance(seed, str) or not isinstance(seed, numbers.Integral | Iterable):
         raise TypeError(f"a seed must be an integer or a sequence of integers, got {seed!r}")
-    seeds = [seed + clip for clip in range(count)] if single else list(seed)
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed + clip for clip in range(count)]
     if not all(isinstance(value, numbers.Integral) for value in seeds):
         raise TypeError(f"seeds must be integers, got {seeds}")
     if len(seeds) != count:
@@ -58,20 +57,18 @@ def map_video(video: Video, seed: int | Sequence[int], run: Callable[[Iterable[n
     Raises:
         TypeError, ValueError: neither of the layouts, an empty video, floats outside [0, 255] or at most 1.
     """
-    is_tensor = isinstance(video, torch.Tensor)
-    if not is_tensor and not isinstance(video, np.ndarray):
+    if not isinstance(video, torch.Tensor | np.ndarray):
         raise TypeError(f"a video must be {EXPECTED}, got {type(video).__name__}")
     shape = tuple(video.shape)
-    ranks, channels = ((3, 4, 5), -3) if is_tensor else ((3, 4), -1)
+    ranks, channels = ((3, 4, 5), -3) if isinstance(video, torch.Tensor) else ((3, 4), -1)
     if len(shape) not in ranks or shape[channels] != 3 or 0 in shape:
-        raise ValueError(
-            f"a video must be {EXPECTED}, none of them empty, got {'torch' if is_tensor else 'NumPy'} {shape}"
-        )
-    array = _as_uint8(_as_array(video) if is_tensor else video)
+        kind = "torch" if isinstance(video, torch.Tensor) else "NumPy"
+        raise ValueError(f"a video must be {EXPECTED}, none of them empty, got {kind} {shape}")
+    array = _as_uint8(_as_array(video) if isinstance(video, torch.Tensor) else video)
     clips = array.reshape(-1, *(array.shape[-4:] if array.ndim > 3 else (1, *array.shape)))
     results = [np.stack(list(run(clip, one))) for clip, one in zip(clips, seeds_of(seed, len(clips)), strict=True)]
     result = np.stack(results)
     result = result.reshape(*array.shape[:-3], *result.shape[-3:])
-    if not is_tensor:
+    if isinstance(video, np.ndarray):
         return result.astype(video.dtype)
     return torch.from_numpy(result).movedim(-1, -3).contiguous().to(device=video.device, dtype=video.dtype)

@@ -7,7 +7,7 @@ import itertools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -108,7 +108,8 @@ class _Chain:
 
     def _resized(self, size: tuple[int, int], resize: Resize) -> tuple[int, int]:
         base = self.record.lq_size if resize.base == "lq" else size
-        return tuple(max(round(b * resize.factor), min(s, MIN_SIDE)) for b, s in zip(base, size, strict=True))
+        height, width = (max(round(b * resize.factor), min(s, MIN_SIDE)) for b, s in zip(base, size, strict=True))
+        return height, width
 
     def _jpeg(self, frames: Frames, order: int) -> Frames:
         for index, image in enumerate(frames):
@@ -123,6 +124,7 @@ class _Chain:
 
     def _encoded(self, frames: Iterable[np.ndarray], order: int, index: int) -> Frames:
         chosen = self.schedule[index].orders[order].codec
+        assert chosen is not None  # the caller has looked
         record = codec.Encoded(chosen.name)
         self.record.encodings.append(record)
         return codec.compress(frames, chosen.bits, chosen.per_pixel, record)
@@ -225,7 +227,7 @@ def map_processes(function: Callable, items: Iterable, workers: int) -> Iterator
                 future.cancel()
 
 
-def _degrade_one(item: tuple[Video, int], **options) -> Video:
+def _degrade_one(item: tuple[Video, int], **options: Any) -> Video:
     video, seed = item
     return degrade(video, seed=seed, **options)
 

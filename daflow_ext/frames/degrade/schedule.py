@@ -108,12 +108,12 @@ class _BlurDraw:
             if self.family.endswith("aniso"):
                 walkers["sigma_y"] = _Walker(rng, order.sigma, steps.sigma)
                 walkers["angle"] = _Walker(rng, order.angle, steps.angle)
-        for kind, values, step in (
+        for kind, ranges, step in (
             ("generalized", order.beta_generalized, steps.beta_generalized),
             ("plateau", order.beta_plateau, steps.beta_plateau),
         ):
             if self.family.startswith(kind):
-                walkers["beta"] = _Walker(rng, values[int(rng.integers(len(values)))], step)
+                walkers["beta"] = _Walker(rng, ranges[int(rng.integers(len(ranges)))], step)
         self.walkers = walkers
 
     def parameters(self) -> Blur:

@@ -72,7 +72,9 @@ def jpeg(frame_uint8: np.ndarray, quality: int) -> np.ndarray:
     """Through JPEG (4:2:0) at ``quality`` 1..100 and back; uint8 [H, W, 3]."""
     bgr = cv2.cvtColor(frame_uint8, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # OpenCV's own bytes
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def size_of(frame: np.ndarray) -> Size:

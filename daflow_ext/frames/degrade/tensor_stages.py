@@ -60,7 +60,7 @@ def _keys_axis(frame: torch.Tensor, n_out: int, dim: int) -> torch.Tensor:
     indices, weights = keys_weights(frame.shape[dim], n_out)
     shape = [1] * frame.dim()
     shape[dim] = n_out
-    out = 0
+    out = frame.new_zeros(())
     for tap in range(4):
         index = torch.from_numpy(indices[:, tap]).to(frame.device)
         weight = torch.from_numpy(weights[:, tap]).to(frame.device).view(shape)

@@ -3,6 +3,7 @@
 import dataclasses
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,14 +38,14 @@ def corruption(group: str, *, moves_pixels: bool = False) -> Callable[[Maker], M
     """Register a maker under its own name; the first line of its docstring is the summary."""
 
     def register(make: Maker) -> Maker:
-        summary = make.__doc__.split("\n")[0]
+        summary = (make.__doc__ or "").split("\n")[0]
         CORRUPTIONS[make.__name__] = Corruption(make.__name__, group, summary, moves_pixels, make)
         return make
 
     return register
 
 
-def at(severity: int, values: Sequence):
+def at(severity: int, values: Sequence) -> Any:
     """The value that belongs to a severity 1..5."""
     return values[severity - 1]
 
@@ -70,9 +71,10 @@ def corrupt_frames(frames: Iterable[np.ndarray], name: str, severity: int = 3, s
 
 
 def _filtered(frames: Iterable[np.ndarray], family: Corruption, severity: int, seed: int) -> Frames:
-    size, apply = None, None
+    size: tuple[int, ...] = ()
+    apply = None
     for index, frame in enumerate(frames):
-        if size is None:
+        if apply is None:
             size = check_frame(frame).shape[:2]
             apply = family.make(size, severity, seed)
         if check_frame(frame).shape[:2] != size:

@@ -58,8 +58,8 @@ def disk_kernel(radius: float, sigma: float) -> np.ndarray:
     half = math.ceil(radius) + 2
     axis = np.arange(-half, half + 1)
     disk = np.clip(radius + 0.5 - np.hypot(*np.meshgrid(axis, axis)), 0, 1).astype(np.float32)
-    disk = cv2.GaussianBlur(disk, (5, 5), max(sigma, 0.1))
-    return disk / disk.sum()
+    blurred = cv2.GaussianBlur(disk, (5, 5), max(sigma, 0.1))
+    return blurred / blurred.sum()
 
 
 def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

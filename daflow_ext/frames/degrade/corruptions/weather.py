@@ -83,7 +83,7 @@ def snow(size: Size, severity: int, seed: int) -> Filter:
     def apply(frame: np.ndarray, index: int) -> np.ndarray:
         gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None]
         white = kept * frame + (1 - kept) * np.maximum(frame, gray * 1.5 + 0.5)
-        return white + sum(_falling(layer, angle, speed, index) for layer, speed in layers)[..., None]
+        return white + sum((_falling(layer, angle, speed, index) for layer, speed in layers), np.float32(0))[..., None]
 
     return apply
 
@@ -110,7 +110,7 @@ def rain(size: Size, severity: int, seed: int) -> Filter:
         layers.append((np.minimum(filtered_periodic(drops, streak) / streak.max(), 1), 2 * length * px * near))
 
     def apply(frame: np.ndarray, index: int) -> np.ndarray:
-        veil = sum(_falling(layer, angle, speed, index) for layer, speed in layers)[..., None]
+        veil = sum((_falling(layer, angle, speed, index) for layer, speed in layers), np.float32(0))[..., None]
         return kept * frame + bright * np.minimum(veil, 1) * (1 - kept * frame)
 
     return apply
