@@ -14,10 +14,9 @@ from .. import __version__
 from ..evaluate.restored_video import score_videos
 from ..features.restoration import LATENT_FACTOR, LiftedRestoration
 from ..frames import read_image, write_image
-from ..models import RAFT
+from ..models import RAFT, registry
 from ..models.chunks import MULTIPLE, tile_overlap
 from ..models.guidance import GuidanceSettings
-from ..models.registry import SHIPPED
 from ..models.restore import restore_video
 from ._estimate import (
     DAFlowEstimator,
@@ -70,7 +69,7 @@ def load(args: argparse.Namespace) -> Restorer:
     origin = f"the folder {name}"
     if name == "tiny":
         origin = "tiny, an untrained toy: the result means nothing"
-    elif not path.exists() and (SHIPPED / name).is_dir():
+    elif not path.exists() and (registry.SHIPPED / name).is_dir():
         origin = f"{name}, which comes with the package"
     return Restorer(
         loop, pipe, f"{origin} ({millions:.1f} M parameters)", model_identity(types.SimpleNamespace(components=parts))

@@ -10,6 +10,7 @@ pytest.importorskip("diffusers", reason="DA-Flow is built on diffusers; pip inst
 from daflow_ext import DAFlowPipeline, open_frames, read_image, write_image
 from daflow_ext.cli import _restoration
 from daflow_ext.frames import Video
+from daflow_ext.models import registry
 from daflow_ext.models.guidance import GuidanceSettings
 from daflow_ext.models.pair_flow import PairFlow
 from daflow_ext.models.restore import restore_video
@@ -126,6 +127,18 @@ def test_untrained_and_missing_weights_are_named(daflow, refused, clip, tmp_path
     assert text.startswith("restoration weights: tiny, an untrained toy: the result means nothing (")
     message = refused("restore", clip, "--model", "daflow", "-o", tmp_path / "out")
     assert "no weights of daflow come with the package" in message
+
+
+def test_shipped_weights_are_used_without_being_named(daflow, pipeline_folder, clip, tmp_path, monkeypatch):
+    """Weights that come with the package lie in a folder of the model's name."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/daflow-tiny").symlink_to(pipeline_folder)
+    monkeypatch.setattr(registry, "SHIPPED", tmp_path / "weights")
+    code, text, err = daflow("restore", clip, "--flow", "daflow", "-o", tmp_path / "out", *FAST)
+    assert (code, err) == (0, "")
+    assert text.startswith("restoration weights: daflow-tiny, which comes with the package (")
+    daflow("restore", clip, "--model", pipeline_folder, "--flow", "daflow", "-o", tmp_path / "same", *FAST)
+    assert pngs(tmp_path / "out") == pngs(tmp_path / "same")
 
 
 def test_errors_are_one_sentence(refused, pipeline_folder, tiny_weights, clip, true_flow, tmp_path):
