@@ -48,7 +48,7 @@ class Config(NamedTuple):
 
 
 _HALF, _TF32, _TF32X3 = "half", "tf32", "tf32x3"
-_REPAIR = {"look_ahead": False, "programs": 2}
+_PLAIN, _LISTED = {"look_ahead": False}, {"look_ahead": False, "block_lists": True}
 
 # kernel -> least compute capability -> kind of product -> widest head -> config. 8.6, 8.9 and 12.0 have 99 KB of shared
 # memory per program, which the entries of 80 and 120 keep to.
@@ -82,11 +82,11 @@ CONFIGS: dict[str, dict[int, dict[str, dict[int, Config]]]] = {
             _TF32X3: {64: Config((64, 16), 4, 1), 128: Config((32, 16), 4, 1)},
         },
     },
-    "st_attention_repair": {  # rows that a wrong bound was given for: few programs, that find nothing to do
+    "st_attention_repair": {  # rows that a wrong bound was given for; a persistent grid where it does not spill
         80: {
-            _HALF: {64: Config((128, 32), 8, 2, **_REPAIR), 128: Config((128, 32), 8, 2, **_REPAIR)},
-            _TF32: {64: Config((64, 32), 4, 2, **_REPAIR), 128: Config((32, 16), 4, 2, **_REPAIR)},
-            _TF32X3: {64: Config((64, 16), 4, 1, **_REPAIR), 128: Config((32, 16), 4, 1, **_REPAIR)},
+            _HALF: {64: Config((128, 32), 8, 2, programs=2, **_PLAIN), 128: Config((128, 32), 8, 2, **_PLAIN)},
+            _TF32: {64: Config((32, 32), 4, 1, **_PLAIN), 128: Config((16, 16), 4, 1, **_PLAIN)},
+            _TF32X3: {64: Config((32, 16), 4, 1, **_PLAIN), 128: Config((16, 16), 4, 1, **_PLAIN)},
         },
     },
     "st_attention_backward_queries": {
@@ -198,7 +198,6 @@ CONFIGS["softargmax_flow"][100] = {**CONFIGS["softargmax_flow"][90], _HALF: {_AN
 
 # Launch options that autotune may take instead of the default of an architecture; the compile gate keeps out those that
 # spill. None has been timed: which one is fastest is for the GPU at hand to say.
-_PLAIN, _LISTED = {"look_ahead": False}, {"look_ahead": False, "block_lists": True}
 CANDIDATES: dict[str, dict[int, dict[str, Config]]] = {
     "st_attention": {  # 16-bit types, heads of up to 64 channels
         80: {
@@ -240,7 +239,7 @@ CANDIDATES: dict[str, dict[int, dict[str, Config]]] = {
 INTERPRETED = {
     "st_attention": Config((32, 16), 1, 1),
     "st_attention_pointers": Config((32, 16), 1, 1),
-    "st_attention_repair": Config((16, 16), 1, 1, **_REPAIR),
+    "st_attention_repair": Config((16, 16), 1, 1, programs=2, **_PLAIN),
     "st_attention_backward_queries": Config((16, 32), 1, 1),
     "st_attention_backward_keys": Config((32, 16), 1, 1),
     "qk_norm": Config((16,), 1, 1),
