@@ -18,7 +18,7 @@ def st_attention(
     stream_weights: Sequence[float] | None = None,
     score_bound: float | None = None,
     return_lse: bool = False,
-):
+) -> list[torch.Tensor] | tuple[list[torch.Tensor], list[torch.Tensor]]:
     """softmax(q k^T * scale + log multiplicity) v over the tokens of all frames and streams; see ops.st_attention.
 
     ``score_bound`` changes nothing here.
@@ -42,7 +42,7 @@ def st_attention(
     if not return_lse:
         return outputs
     lse = torch.logsumexp(scores.detach(), -1)  # [B, H, Nq]; -inf for dead rows
-    parts = lse.transpose(1, 2).split(lengths, 1)
+    parts = lse.transpose(1, 2).split(sizes, 1)
     return outputs, [part.reshape(s.shape[:-1]) for part, s in zip(parts, q, strict=True)]
 
 
