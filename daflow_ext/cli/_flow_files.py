@@ -46,8 +46,10 @@ class FlowFiles:
         FileNotFoundError: one of the two folders is missing.
     """
 
-    model, name, stride, iters = None, "flow files", 1, 0
+    model: object = None
+    name, stride, iters = "flow files", 1, 0
     device = torch.device("cpu")
+    settings: dict[str, object]
 
     def __init__(self, root: pathlib.Path):
         for kind in (FORWARD, BACKWARD):

@@ -5,6 +5,7 @@ import pathlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +13,9 @@ from ..flow import align, flow_scale, flow_to_image, occlusion_overlay, overlay,
 from ..frames import Video, write_video
 from ..models.pair_flow import PairFlow
 from ._estimate import Estimator
+
+if TYPE_CHECKING:
+    from ._restoration import Restorer
 
 Answer = tuple[str, str]
 Progress = Callable[[float, str], None]
@@ -81,11 +85,13 @@ class Studio:
         open_restorer: gives a :class:`~daflow_ext.cli._restoration.Restorer`, when first needed.
     """
 
-    def __init__(self, estimator: Estimator, open_restorer: Callable[[], object], limits: Limits, folder: pathlib.Path):
+    def __init__(
+        self, estimator: Estimator, open_restorer: Callable[[], "Restorer"], limits: Limits, folder: pathlib.Path
+    ):
         self.estimator, self.open_restorer = estimator, open_restorer
         self.limits, self.folder = limits, folder
         self._kept: tuple[tuple, _Clip] | None = None
-        self._restorer = None
+        self._restorer: Restorer | None = None
         self._lock, self._numbers = threading.Lock(), itertools.count()
         self._ended = threading.Event()
 
@@ -106,15 +112,15 @@ class Studio:
             captions = ("clip", "flow", "hidden in the next frame")
             film = (
                 side_by_side(
-                    [pair.image1, flow_to_image(pair.forward, scale), occlusion_overlay(pair.image1, pair.occluded)],
+                    [pair.image1, flow_to_image(pair.forward, scale), occlusion_overlay(pair.image1, hidden)],
                     captions,
                 )
-                for pair in clip.pairs
+                for pair, hidden in zip(clip.pairs, clip.stacked("occluded"), strict=True)
             )
             mean = clip.stacked("forward").norm(dim=1).mean()
-            hidden = 100 * clip.stacked("occluded").float().mean()
+            share = 100 * clip.stacked("occluded").float().mean()
             text = (
-                f"{len(clip.pairs)} pairs by {self.estimator.name}: mean motion {mean:.2f} px, {hidden:.1f} % hidden; "
+                f"{len(clip.pairs)} pairs by {self.estimator.name}: mean motion {mean:.2f} px, {share:.1f} % hidden; "
             )
             return self._film("flow", film, clip.fps), text + f"full colour = {scale:.2f} px"
 

@@ -59,9 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Window(NamedTuple):
-    """A frame and its neighbours; ``center``: its place among ``frames`` [N, 3, H, W], ``index``: that in the clip."""
+    """A frame and its neighbours; ``center``: its place among ``frames`` [N, 3, H, W], ``number``: that in the clip."""
 
-    index: int
+    number: int
     center: int
     frames: torch.Tensor
     forward: torch.Tensor
@@ -111,13 +111,13 @@ def _align(estimator: Estimator, frames, folder: RunFolder, radius: int) -> None
     pairs = estimator.pairs(frames, start=first_pair, bidirectional=True)
     windows = tqdm(_windows(pairs, radius, first_pair), total=frames.length, initial=start, unit="frame", disable=None)
     for window in windows:
-        if window.index < start:  # was there already; only its flow is needed again
+        if window.number < start:  # was there already; only its flow is needed again
             continue
         if not begun:  # not before there is something to write: a refused input leaves no folder
             folder.begin()
             begun = True
         aligned = align(window.frames, window.forward, window.backward, window.center)
-        folder.add(_write(folder.root, name(window.index), aligned), 1, None)
+        folder.add(_write(folder.root, name(window.number), aligned), 1, None)
 
 
 def _windows(pairs: Iterator[PairFlow], radius: int, first: int) -> Iterator[Window]:

@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _labels(kinds: list[str]) -> dict[str, str]:
     """Folder of each result -> flow that guides it."""
-    labels = {}
+    labels: dict[str, str] = {}
     for kind in kinds:
         label = "restored" if kind == "none" else f"guided-{pathlib.Path(kind).resolve().name}"
         if label in labels:
