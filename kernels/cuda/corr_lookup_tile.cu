@@ -2,9 +2,9 @@
 //
 // Neighbouring queries look at nearly the same place, so the block multiplies all 64 feature vectors of its tile with
 // every position of the box around their windows, 64 positions (a strip) at a time, and keeps of the products those
-// that are taps of a window: 1.9 times the useful arithmetic where the flow is constant, at many times its speed.
-// Strips that no window touches are left out. A tile whose flow is so wild that too many strips remain computes its
-// taps one by one, as corr_lookup.cu does; the others of the same launch do not wait for it.
+// that are taps of a window: 1.9 times the useful arithmetic where the flow is constant, but dense, and each vector is
+// read once for all 64 queries. Strips that no window touches are left out. A tile whose flow is so wild that too many
+// strips remain computes its taps one by one, as corr_lookup.cu does; the others of the same launch do not wait for it.
 //
 // Channels come in panels of 512 bytes per vector: the tile's stay in shared memory while the slices of the strips
 // stream through a ring of buffers. Half precision multiplies exactly and adds in float32; float32 is rounded to tf32.
@@ -26,8 +26,8 @@ constexpr int kTaps = 144;       // of a chunk: radius 5 in one piece
 constexpr int kPanelSlices = 4;  // of the tile, in shared memory
 constexpr int kStages = 2;       // slices of strips in shared memory
 
-// Tensor cores stop paying where a tile has more strips than this: the traffic of a strip is that of 64 taps, so at
-// `taps` strips the tile reads as much as single taps do; it multiplies faster, and shares less.
+// A tile with more strips takes single taps instead. An estimate: a strip reads 64 vectors, so with `taps` strips the
+// tile would read as much as its single taps do, and half of that leaves time for the products.
 __host__ __device__ constexpr int most_strips(int taps) { return taps / 2; }
 
 struct Shared {
@@ -165,9 +165,9 @@ __device__ __forceinline__ void multiply_strips(const Features<T>& features, con
         wait_for_copies<kStages - 2>();
         sync_block();
         stream.start_next();
-        const int left = (features.channels - first - slice * kSliceChannels<T>)*static_cast<int>(sizeof(T));
-        multiply_slices<T>(shared.panel + slice * kSliceSize, shared.ring + stage * kSliceSize,
-                           (lesser(left, kSliceBytes) + kMmaBytes - 1) / kMmaBytes, sums);
+        const int left = features.channels - first - slice * kSliceChannels<T>;
+        multiply_slices<T>(shared.panel + slice * kSliceSize, shared.ring + stage * kSliceSize, step_count<T>(left),
+                           sums);
         stage = stage == kStages - 1 ? 0 : stage + 1;
       }
       if (first == 0) {

@@ -79,6 +79,14 @@ using WarpProducts = float[kWarpRows / kMmaRowsA][kWarpRows / kMmaRowsB][4];
 __device__ __forceinline__ int first_warp_row() { return warp_index() / 2 * kWarpRows; }
 __device__ __forceinline__ int first_warp_column() { return warp_index() % 2 * kWarpRows; }
 
+// Steps of a slice that hold some of `channels`.
+template <class T>
+__device__ __forceinline__ int step_count(int channels) {
+  constexpr int kStepChannels = kSliceChannels<T> / kSliceSteps;
+  const int steps = (channels + kStepChannels - 1) / kStepChannels;
+  return steps < kSliceSteps ? steps : kSliceSteps;
+}
+
 // Adds the products of `steps` * 32 bytes of every row.
 template <class T>
 __device__ __forceinline__ void multiply_slices(unsigned char* rows, unsigned char* columns, int steps,
