@@ -68,10 +68,10 @@ class RAFT(nn.Module):
 
         encoder, update_block = (SmallEncoder, SmallUpdateBlock) if small else (BasicEncoder, BasicUpdateBlock)
         feature_dim, context_norm = (128, "none") if small else (256, "batch")
-        self.fnet = encoder(feature_dim, "instance", dropout)
-        self.cnet = encoder(self.hidden_dim + self.context_dim, context_norm, dropout)
+        self.fnet: Any = encoder(feature_dim, "instance", dropout)
+        self.cnet: Any = encoder(self.hidden_dim + self.context_dim, context_norm, dropout)
         corr_planes = self.corr_levels * (2 * self.corr_radius + 1) ** 2
-        self.update_block = update_block(corr_planes, self.hidden_dim, self.context_dim)
+        self.update_block: Any = update_block(corr_planes, self.hidden_dim, self.context_dim)
 
     @property
     def config(self) -> dict[str, bool | int]:
@@ -186,7 +186,8 @@ class RAFT(nn.Module):
                 f"RAFT: images are on {image1.device} but the weights on {weight.device}; move one of them"
             )
         precise = torch.promote_types(weight.dtype, torch.float32)
-        return tuple((2 * (image.to(precise) / 255) - 1).to(weight.dtype) for image in (image1, image2))
+        one, two = ((2 * (image.to(precise) / 255) - 1).to(weight.dtype) for image in (image1, image2))
+        return one, two
 
     def features(
         self, image1: torch.Tensor, image2: torch.Tensor

@@ -35,11 +35,21 @@ class ContextPass(NamedTuple):
             padding,
         )
 
-    def __call__(self, h: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-        zr = F.conv2d(torch.cat([h, motion], dim=1), self.weight_zr, padding=self.padding)
-        z, r = zr.add_(self.context_zr).sigmoid_().chunk(2, dim=1)
-        q = F.conv2d(torch.cat([r * h, motion], dim=1), self.weight_q, padding=self.padding)
-        return h + z * (q.add_(self.context_q).tanh_() - h)
+    def __call__(self, h: torch.Tensor, hx: torch.Tensor) -> torch.Tensor:
+        """The new h; hx = [h, motion] is overwritten where no gradient is asked for: fresh memory costs a copy."""
+        z, r = F.conv2d(hx, self.weight_zr, padding=self.padding).add_(self.context_zr).sigmoid_().chunk(2, dim=1)
+        q = F.conv2d(with_hidden(hx, r * h), self.weight_q, padding=self.padding).add_(self.context_q).tanh_()
+        if torch.is_grad_enabled() or q.dtype != h.dtype:
+            return h + z * (q - h)
+        return q.sub_(h).mul_(z).add_(h)
+
+
+def with_hidden(hx: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """hx with its first channels replaced by h; hx itself where no gradient is asked for."""
+    if torch.is_grad_enabled():
+        return torch.cat([h, hx[:, h.shape[1] :]], dim=1)
+    hx[:, : h.shape[1]] = h
+    return hx
 
 
 class _GRU(nn.Module):
@@ -59,8 +69,9 @@ class _GRU(nn.Module):
 
     def step(self, h: torch.Tensor, context: list[ContextPass], motion: torch.Tensor) -> torch.Tensor:
         """The new h; motion [B, input_dim - C, H, W] are the other channels of x."""
-        for context_pass in context:
-            h = context_pass(h, motion)
+        hx = torch.cat([h, motion], dim=1)
+        for index, context_pass in enumerate(context):
+            h = context_pass(h, hx if index == 0 else with_hidden(hx, h))
         return h
 
     def forward(self, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,15 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def _pointwise(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """A 1x1 convolution; of contiguous x on the CPU one matrix product whose result is channels_last without a copy."""
+    if x.device.type != "cpu" or not x.is_contiguous():
+        return conv(x)
+    weight = conv.weight.flatten(1).t().expand(x.shape[0], -1, -1)
+    rows = torch.baddbmm(conv.bias, x.flatten(2).transpose(1, 2), weight)  # [B, H * W, planes]
+    return rows.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+
+
 class BasicMotionEncoder(nn.Module):
     """Motion encoder of the large model.
 
@@ -25,7 +34,7 @@ class BasicMotionEncoder(nn.Module):
         self.conv = nn.Conv2d(192 + 64, self.output_dim - 2, 3, padding=1)
 
     def forward(self, flow: torch.Tensor, corr: torch.Tensor) -> torch.Tensor:
-        c = F.relu(self.convc1(corr), inplace=True)
+        c = F.relu(_pointwise(self.convc1, corr), inplace=True)
         c = F.relu(self.convc2(c), inplace=True)
         f = F.relu(self.convf1(flow), inplace=True)
         f = F.relu(self.convf2(f), inplace=True)
@@ -46,7 +55,7 @@ class SmallMotionEncoder(nn.Module):
         self.conv = nn.Conv2d(96 + 32, self.output_dim - 2, 3, padding=1)
 
     def forward(self, flow: torch.Tensor, corr: torch.Tensor) -> torch.Tensor:
-        c = F.relu(self.convc1(corr), inplace=True)
+        c = F.relu(_pointwise(self.convc1, corr), inplace=True)
         f = F.relu(self.convf1(flow), inplace=True)
         f = F.relu(self.convf2(f), inplace=True)
         out = F.relu(self.conv(torch.cat([c, f], dim=1)), inplace=True)
