@@ -95,10 +95,83 @@ Tensor grad_level(const Inputs& in, const cuda::CorrLookupGradParams& common, co
   return gradient;
 }
 
+// What the kernels on tensor cores share while they run, and the sums of levels that several blocks add up.
+class ProductBuffers {
+ public:
+  ProductBuffers(const Inputs& in, cuda::CorrLookupProductParams& p, bool deterministic, cudaStream_t stream)
+      : in_(in), p_(p), stream_(stream) {
+    const cuda::WindowParams& window = in.window;
+    const int64_t queries = window.batch * window.centres * window.num_levels * tiles(window) * kTileQueries;
+    taps_ = torch::stable::new_empty(in.fmap1, {queries * window_taps(window)}, ScalarType::Float);
+    firsts_ = torch::stable::new_empty(in.fmap1, {queries * 2}, ScalarType::Int);
+    boxes_ = torch::stable::new_empty(in.fmap1, {queries / kTileQueries * 4}, ScalarType::Int);
+    p.tap_gradients = static_cast<float*>(taps_.mutable_data_ptr());
+    p.firsts = static_cast<int32_t*>(firsts_.mutable_data_ptr());
+    p.boxes = static_cast<int32_t*>(boxes_.mutable_data_ptr());
+    p.deterministic = deterministic;
+  }
+
+  // Whether the kernels can take this lookup: windows of one chunk of taps, and queries that an int32 numbers.
+  static bool fit(const cuda::WindowParams& window) {
+    return window_taps(window) <= kMostTaps && window.centres * tiles(window) * kTileQueries < 1LL << 31;
+  }
+
+  // The gradients of all levels.
+  void run_pyramid(std::vector<Tensor>& grads) {
+    std::vector<Tensor> levels;
+    bool any = false;
+    for (size_t level = 0; level < in_.pyramid.size(); ++level) {
+      const Tensor& map = in_.pyramid[level];
+      levels.push_back(empty_channels_last(map, map.size(0), map.size(1), map.size(2), map.size(3)));
+      any = any || levels.back().numel() != 0;
+      p_.splits[level] = 1;
+      p_.grad_levels[level] = levels.back().numel() != 0 ? levels.back().mutable_data_ptr() : nullptr;
+      if (levels.back().numel() != 0) split(level, levels.back().numel());
+    }
+    if (any) check_launch(kOp, daflow_cuda_corr_lookup_grad_pyramid_tile(&p_, stream_));
+    for (size_t level = 0; level < levels.size(); ++level) {
+      if (p_.splits[level] > 1) {
+        const cuda::AddSharesParams add = {p_.sums[level], p_.grad_levels[level], levels[level].numel(),
+                                           p_.deterministic ? p_.splits[level] : 1, p_.maps.dtype};
+        check_launch(kOp, daflow_cuda_corr_lookup_add_shares(&add, stream_));
+      }
+      grads.push_back(levels[level]);
+    }
+  }
+
+ private:
+  static constexpr int64_t kTileQueries = 64, kMostTaps = 256;
+  static constexpr int64_t kMostSplits = 16;
+
+  static int64_t tiles(const cuda::WindowParams& window) {
+    return cuda::ceil_div(window.height, 8) * cuda::ceil_div(window.width, 8);
+  }
+  static int64_t window_taps(const cuda::WindowParams& window) {
+    return static_cast<int64_t>(2 * window.radius_x + 2) * (2 * window.radius_y + 2);
+  }
+
+  // A position of level l is seen by about 4^l as many queries as one of level 0: so many blocks share the work.
+  void split(size_t level, int64_t numel) {
+    const int64_t wanted = std::min<int64_t>(level < 3 ? 1LL << 2 * level : kMostSplits, kMostSplits);
+    const int64_t splits = std::min(wanted, in_.window.centres * tiles(in_.window));
+    if (splits == 1) return;
+    p_.splits[level] = static_cast<int32_t>(splits);
+    sums_.push_back(p_.deterministic ? torch::stable::new_empty(in_.fmap1, {splits * numel}, ScalarType::Float)
+                                     : torch::stable::new_zeros(in_.fmap1, {numel}, ScalarType::Float));
+    p_.sums[level] = static_cast<float*>(sums_.back().mutable_data_ptr());
+  }
+
+  const Inputs& in_;
+  cuda::CorrLookupProductParams& p_;
+  cudaStream_t stream_;
+  Tensor taps_, firsts_, boxes_;
+  std::vector<Tensor> sums_;
+};
+
 std::vector<Tensor> corr_lookup_backward(const Tensor& grad, const Tensor& fmap1, std::vector<Tensor> pyramid,
                                          const Tensor& coords, std::vector<int64_t> radius, std::optional<double> scale,
                                          std::string order, bool need_fmap1, bool need_pyramid, bool need_coords,
-                                         bool deterministic) {
+                                         bool deterministic, bool allow_tf32) {
   const Inputs in = check_inputs(fmap1, pyramid, coords, radius, scale, order);
   const DeviceScope scope(fmap1);
   const Tensor dense_grad = check_window_grad(kOp, grad, coords, fmap1, in.window);
@@ -110,14 +183,22 @@ std::vector<Tensor> corr_lookup_backward(const Tensor& grad, const Tensor& fmap1
   grads.push_back(need_fmap1 ? empty_channels_last(fmap1, fmap1.size(0), fmap1.size(1), fmap1.size(2), fmap1.size(3))
                              : torch::stable::new_empty(fmap1, {0}));
   grads.push_back(torch::stable::new_empty(coords, need_coords ? coords.sizes().vec() : std::vector<int64_t>{0}));
-  if (grads[0].numel() != 0) {
-    p.grad_fmap1 = grads[0].mutable_data_ptr();
-    check_launch(kOp, daflow_cuda_corr_lookup_grad_fmap1(&p, scope.stream()));
-  }
+  if (grads[0].numel() != 0) p.grad_fmap1 = grads[0].mutable_data_ptr();
   if (grads[1].numel() != 0) {
     p.grad_coords = static_cast<float*>(grads[1].mutable_data_ptr());
     check_launch(kOp, daflow_cuda_corr_lookup_grad_coords(&p, scope.stream()));
   }
+  const bool tensor_cores = p.dtype != cuda::DType::kFloat32 || allow_tf32;
+  if (tensor_cores && fmap1.numel() != 0 && (need_fmap1 || need_pyramid) && ProductBuffers::fit(in.window)) {
+    cuda::CorrLookupProductParams products = {};
+    products.maps = p;
+    ProductBuffers buffers(in, products, deterministic, scope.stream());
+    check_launch(kOp, daflow_cuda_corr_lookup_tap_gradients(&products, scope.stream()));
+    if (need_fmap1) check_launch(kOp, daflow_cuda_corr_lookup_grad_fmap1_tile(&products, scope.stream()));
+    if (need_pyramid) buffers.run_pyramid(grads);
+    return grads;
+  }
+  if (grads[0].numel() != 0) check_launch(kOp, daflow_cuda_corr_lookup_grad_fmap1(&p, scope.stream()));
   if (!need_pyramid) return grads;
   TermBounds bounds(kOp, fmap1, deterministic, scope.stream());
   bounds.add({p.grad, {1, 1, 1, grad.numel()}, {0, 0, 0, 1}, p.grad_dtype});

@@ -42,6 +42,30 @@ struct CorrLookupScatterParams {
   const uint32_t* bounds;  // largest |grad| and |fmap1| (common/sums.cuh), or null for plain float sums
 };
 
+// The gradients of both feature maps on tensor cores; windows of one chunk of taps (common/window.cuh).
+struct CorrLookupProductParams {
+  CorrLookupGradParams maps;
+  // What the first kernel writes, for every tile of 8 x 8 queries, [B * N, L, tiles, ...]:
+  float* tap_gradients;  // [64][rows][columns] of the window
+  int32_t* firsts;       // [64][x, y], the window's first tap
+  int32_t* boxes;        // [left, top, right, bottom] around all windows
+  // Gradients of the levels, [B, H_l, W_l, C]; a level with several splits is left as sums: one for all splits (zeros
+  // before), or, if deterministic, one after the other for each.
+  void* grad_levels[kMaxLevels];
+  float* sums[kMaxLevels];
+  int32_t splits[kMaxLevels];
+  bool deterministic;
+};
+
+// out[i] = sums[0][i] + ... + sums[shares - 1][i]
+struct AddSharesParams {
+  const float* sums;
+  void* out;
+  int64_t count;
+  int32_t shares;
+  DType dtype;
+};
+
 }  // namespace cuda
 }  // namespace daflow
 
@@ -51,4 +75,12 @@ cudaError_t daflow_cuda_corr_lookup_tile(const daflow::cuda::CorrLookupParams* p
 cudaError_t daflow_cuda_corr_lookup_grad_fmap1(const daflow::cuda::CorrLookupGradParams* params, cudaStream_t stream);
 cudaError_t daflow_cuda_corr_lookup_grad_coords(const daflow::cuda::CorrLookupGradParams* params, cudaStream_t stream);
 cudaError_t daflow_cuda_corr_lookup_scatter(const daflow::cuda::CorrLookupScatterParams* params, cudaStream_t stream);
+// On tensor cores: the first of these, then the others in any order.
+cudaError_t daflow_cuda_corr_lookup_tap_gradients(const daflow::cuda::CorrLookupProductParams* params,
+                                                  cudaStream_t stream);
+cudaError_t daflow_cuda_corr_lookup_grad_fmap1_tile(const daflow::cuda::CorrLookupProductParams* params,
+                                                    cudaStream_t stream);
+cudaError_t daflow_cuda_corr_lookup_grad_pyramid_tile(const daflow::cuda::CorrLookupProductParams* params,
+                                                      cudaStream_t stream);
+cudaError_t daflow_cuda_corr_lookup_add_shares(const daflow::cuda::AddSharesParams* params, cudaStream_t stream);
 }

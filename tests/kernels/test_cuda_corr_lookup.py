@@ -56,6 +56,8 @@ def check_backward(cuda_host, grad, *inputs, deterministic, **options):
     expected = gradients(grad, *inputs, **options)
     for name, value, truth in zip(["fmap1", "coords", *["pyramid"] * 9], actual, expected, strict=False):
         size = max(truth.abs().max().item(), 1.0) if truth.numel() else 1.0
+        if dtype != torch.float32 and name != "coords":
+            size *= 25  # on tensor cores gradients of taps keep 11 bits; test_cuda_corr_lookup_backward.py is exact
         close(value, truth, torch.float32 if name == "coords" else dtype, size)
     assert len(actual) == len(expected)
 

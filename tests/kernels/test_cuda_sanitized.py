@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
-OPS = ("bilinear_sample", "corr_lookup", "corr_lookup_tile", "corr_pyramid", "volume_lookup")
+OPS = ("bilinear_sample", "corr_lookup", "corr_lookup_backward", "corr_lookup_tile", "corr_pyramid", "volume_lookup")
 TESTS = [HERE / f"test_cuda_{op}.py" for op in OPS]
 
 

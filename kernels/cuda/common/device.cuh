@@ -26,6 +26,10 @@ __device__ __forceinline__ float shuffle_xor(float value, int mask) {
 __device__ __forceinline__ int shuffle_xor(int value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 __device__ __forceinline__ bool any_in_warp(bool predicate) { return __any_sync(0xffffffffu, predicate) != 0; }
 
+// Bit i: the predicate of lane i.
+__device__ __forceinline__ uint32_t ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
+__device__ __forceinline__ int count_bits(uint32_t word) { return __popc(word); }
+
 __device__ __forceinline__ void atomic_add(float* target, float value) { atomicAdd(target, value); }
 __device__ __forceinline__ void atomic_add(int64_t* target, int64_t value) {
   // two's complement: the unsigned sum is the signed one

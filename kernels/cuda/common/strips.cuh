@@ -52,18 +52,26 @@ __device__ __forceinline__ Box smallest_around(const Box& a, const Box& b) {
   return {lesser(a.left, b.left), lesser(a.top, b.top), -lesser(-a.right, -b.right), -lesser(-a.bottom, -b.bottom)};
 }
 
-// The strips of kQueries windows (two per lane), `most` of them at most. Called by one warp.
+// The box around kQueries windows (two per lane), in every lane. Called by one warp.
 template <int kQueries>
-__device__ __forceinline__ Strips find_strips(const Chunk& chunk, const Centre* centres, const MapView& level, int most,
-                                              uint16_t* list) {
+__device__ __forceinline__ Box box_around(const Chunk& chunk, const Centre* centres, const MapView& level) {
   static_assert(kQueries == 2 * kWarpSize, "two windows per lane");
-  const Box first = box_of(chunk, centres[lane_index()], level);
-  const Box second = box_of(chunk, centres[lane_index() + kWarpSize], level);
-  Box box = smallest_around(first, second);
+  Box box = smallest_around(box_of(chunk, centres[lane_index()], level),
+                            box_of(chunk, centres[lane_index() + kWarpSize], level));
   for (int step = kWarpSize / 2; step > 0; step /= 2) {
     box = smallest_around(box, {shuffle_xor(box.left, step), shuffle_xor(box.top, step), shuffle_xor(box.right, step),
                                 shuffle_xor(box.bottom, step)});
   }
+  return box;
+}
+
+// The strips of kQueries windows (two per lane), `most` of them at most. Called by one warp.
+template <int kQueries>
+__device__ __forceinline__ Strips find_strips(const Chunk& chunk, const Centre* centres, const MapView& level, int most,
+                                              uint16_t* list) {
+  const Box first = box_of(chunk, centres[lane_index()], level);
+  const Box second = box_of(chunk, centres[lane_index() + kWarpSize], level);
+  const Box box = box_around<kQueries>(chunk, centres, level);
   if (box.empty()) return {box, list, 0, false};
   if (box.area() > kMostStrips * kStripPositions) return {box, list, 0, true};
   const int area = static_cast<int>(box.area());
