@@ -168,6 +168,19 @@ def test_guidance_lowers_the_warping_loss_of_the_restored_clip(loop):
     assert losses[2] < 0.6 * losses[0]
 
 
+def test_half_precision_is_guided_and_stays_half(make_pipeline):
+    half = make_pipeline().to(torch.bfloat16).restoration()
+    frames, forward, backward = translated((2, 1), size=(48, 48))
+    judge = FlowGuidance(half, forward, backward)
+    losses = []
+    for scale in (0.0, 1.0):
+        guide = FlowGuidance(half, forward, backward, GuidanceSettings(scale))
+        steps = list(half.steps(frames, guide=guide, num_inference_steps=3, noise=torch.ones(1, 3, 192, 6, 6)))
+        assert {step.latents.dtype for step in steps} == {torch.bfloat16}
+        losses.append(judge.loss(decoded(half, steps[-1].latents, frames)).item())
+    assert losses[1] < 0.7 * losses[0]
+
+
 def test_a_decoder_that_is_not_linear_is_guided_too(loop):
     torch.manual_seed(1)
     vae = AutoencoderTiny(latent_channels=16, encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
