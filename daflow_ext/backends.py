@@ -82,7 +82,7 @@ def resolve(op: str, backend: str, device: torch.device) -> str:
 
 # torch.compile bakes the choice in; it cannot trace the log line. This is what torch.compiler.assume_constant_result
 # does, but that imports the whole compiler and doubles the time of `import daflow_ext`.
-resolve._dynamo_marked_constant = True
+setattr(resolve, "_dynamo_marked_constant", True)  # noqa: B010 (mypy knows no attributes of functions)
 
 
 # What `auto` tries, in this order.

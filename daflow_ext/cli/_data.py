@@ -4,6 +4,7 @@ import argparse
 import functools
 import inspect
 import pathlib
+from typing import Any
 
 from ..datasets import CLEAN, DATASETS, Degradation, FlowDataset, dataset_class, degradations, open_dataset
 from ..evaluate import DAFlowPredictor, Predictor, RaftPredictor, ZeroPredictor
@@ -84,7 +85,7 @@ def load_predictors(args: argparse.Namespace) -> list[Predictor]:
         name, equals, source = text.rpartition("=")
         model, path = load_model(source, args), pathlib.Path(source)
         identity = file_hash(path)[:16] if path.is_file() else model_identity(model)
-        kind = RaftPredictor if isinstance(model, RAFT) else DAFlowPredictor
+        kind: Any = RaftPredictor if isinstance(model, RAFT) else DAFlowPredictor
         options = estimator_options(model, args)
         predictors.append(kind(name if equals else path.stem, model, identity, scale=args.scale, **options))
     if not any(isinstance(one, DAFlowPredictor) for one in predictors):

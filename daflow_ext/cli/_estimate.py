@@ -8,7 +8,7 @@ import pathlib
 import re
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -32,11 +32,11 @@ class Estimator(Protocol):
         stride: how many pairs are estimated together; a clip is entered at multiples of it.
     """
 
-    model: object
+    model: Any
     name: str
     device: torch.device
     iters: int
-    settings: dict[str, object]
+    settings: dict[str, Any]
     stride: int
 
     def pairs(
@@ -195,7 +195,7 @@ def load_estimator(args: argparse.Namespace) -> Estimator:
     return DAFlowEstimator(model, **estimator_options(model, args))
 
 
-def estimator_options(model, args: argparse.Namespace) -> dict[str, object]:
+def estimator_options(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of the model's estimator or predictor."""
     if isinstance(model, RAFT):
         return {"iters": args.iters}
@@ -242,7 +242,7 @@ class RaftEstimator:
         self.model = model
         self.iters = iters
         self.name, self.device = name, next(model.parameters()).device
-        self.settings = {"model": self.name, "iters": iters, "backend": model.backend}
+        self.settings: dict[str, Any] = {"model": self.name, "iters": iters, "backend": model.backend}
 
     def pairs(
         self, frames, *, warm_start: bool = False, bidirectional: bool = False, start: int = 0, warm: dict | None = None

@@ -1,6 +1,5 @@
 """The folder of a run that can be continued: its settings, what it has finished, and where it goes on."""
 
-import itertools
 import json
 import os
 import pathlib
@@ -59,8 +58,13 @@ class RunFolder:
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(path, whole)
-        records = map(_record, data[:whole].splitlines())
-        return list(itertools.takewhile(lambda record: record is not None, records))
+        records = []
+        for line in data[:whole].splitlines():
+            record = _record(line)
+            if record is None:
+                break
+            records.append(record)
+        return records
 
     def _complete(self, records: list[dict]) -> list[dict]:
         """The records before the first whose files are gone."""

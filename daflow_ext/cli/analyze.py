@@ -155,13 +155,19 @@ def _analyze(args: argparse.Namespace, restoration, layers: tuple[int, ...]):
     scenes = [(scene, open_frames(scene.lq)) for scene in _scenes(args)]
     model = RAFT.from_pretrained(args.teacher).to(args.device) if args.teacher else None
     lengths = [source.length for _, source in scenes]
-    total = None if None in lengths else sum(math.ceil((length - 1) / (args.frames - 1)) for length in lengths)
+    known = [length for length in lengths if length is not None]
+    clips = sum(math.ceil((length - 1) / (args.frames - 1)) for length in known)
+    total = clips if len(known) == len(lengths) else None
     table, index = None, 0
     with tqdm(
         desc="clips", unit="clip", total=min(filter(None, (total, args.clips)), default=None), disable=None
     ) as bar:
         for scene, source in scenes:
-            truth = _flow_files(scene.flow) if model is None else _teacher(model, scene, args)
+            if model is not None:
+                truth = _teacher(model, scene, args)
+            else:
+                assert scene.flow is not None  # asked for where no teacher is given
+                truth = _flow_files(scene.flow)
             for frames, names in _clips(source, args.frames):
                 if index == args.clips:
                     break

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import platform
 import re
+from typing import Any
 
 import torch
 
@@ -110,7 +111,7 @@ def _model(args: argparse.Namespace):
     options = {} if args.dtype is None else {"torch_dtype": getattr(torch, args.dtype)}
     if args.model.startswith("raft-"):
         return get_model(args.model, pretrained=False, backend=args.backend).to(device), "random"
-    model = get_model(args.model, pretrained=False, **options)
+    model: Any = get_model(args.model, pretrained=False, **options)
     model.flow.float()  # as from_pretrained leaves it
     model.set_backend(args.backend)
     return model.to(device), "random"

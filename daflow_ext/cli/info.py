@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from typing import Any
 
 HELP = "versions, GPU, and every op x backend with 'available' or the reason why not"
 EXAMPLE = "daflow info"
@@ -55,7 +56,8 @@ def _build() -> dict[str, str]:
         from .. import _host
     except ImportError as error:
         return {"not built": str(error)}
-    return {key: str(value) for key, value in _host.build_info().items()}
+    host: Any = _host  # compiled, without type hints
+    return {key: str(value) for key, value in host.build_info().items()}
 
 
 def _instruction_set() -> str:

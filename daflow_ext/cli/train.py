@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import shlex
 import sys
+from collections.abc import Callable
 
 from .._extras import require_diffusers, require_training
 
@@ -48,10 +49,12 @@ def run(args: argparse.Namespace) -> int:
     return 143 if outcome.reason == "signal" else 0
 
 
-def _builder(stage: str):
+def _builder(stage: str) -> Callable:
     if stage == "lift":
         require_diffusers("daflow train lift")
-        from ..train.lift import build
-    else:
-        from ..train.flow import build
-    return build
+        from ..train import lift
+
+        return lift.build
+    from ..train import flow
+
+    return flow.build

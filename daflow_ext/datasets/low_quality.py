@@ -141,7 +141,8 @@ class Precomputed(LowQuality):
         images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             raise ValueError(f"{folder} holds no images; low quality of {mirrored[0]} was expected")
-        return ImageFrames(sorted(images, key=_natural_key))
+        images.sort(key=_natural_key)
+        return ImageFrames(images)
 
     @staticmethod
     def _image(path: pathlib.Path) -> pathlib.Path:

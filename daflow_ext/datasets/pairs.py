@@ -4,6 +4,7 @@ import collections
 import csv
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ pairs.csv:
   walk/0001,walk,walk/0001.png,walk/0002.png,walk/0001.flo,walk/0001_occ.png
 (paths relative to the root; flow and occluded may be empty)"""
 
-    def __init__(self, root: PathLike, *, pairs: PathLike | None = None, split: str = "all", **options):
+    def __init__(self, root: PathLike, *, pairs: PathLike | None = None, split: str = "all", **options: Any):
         self.list = pathlib.Path(root, "pairs.csv") if pairs is None else pathlib.Path(pairs)
         super().__init__(root, split=split, **options)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class DAFlowPredictor:
         scale: int = 0,
     ):
         self.name, self.pipe, self.seed, self.scale = name, pipe, seed, scale
-        self.options = {
+        self.options: dict[str, Any] = {
             "iters": iters,
             "num_inference_steps": num_inference_steps,
             "feature_steps": feature_steps,
@@ -101,7 +101,7 @@ class DAFlowPredictor:
         (chunk,) = padder.pad(chunk)
         generator = torch.Generator().manual_seed(self.seed)
         with _deterministic():
-            output = self.pipe(chunk, generator=generator, bidirectional=backward, **self.options)
+            output: Any = self.pipe(chunk, generator=generator, bidirectional=backward, **self.options)
         flows = output.backward_flows if backward else output.flows
         return _at_size(padder.unpad(flows[:, pair - first]), frames.shape[1:3])
 

@@ -45,7 +45,7 @@ def write_pseudo(
     backward: bool = False,
     skip_bad: bool = False,
     workers: int = 1,
-    step: Callable[[int], None] = lambda count: None,
+    step: Callable[[int], object] = lambda count: None,
 ) -> dict:
     """Write flow and confidence of every pair; pairs that are there already are kept, so a run can be continued.
 

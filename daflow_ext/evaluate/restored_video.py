@@ -1,7 +1,8 @@
 """Scores of restored video: PSNR, SSIM, LPIPS and the warping error, several restorations beside each other."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -47,6 +48,7 @@ def score_videos(
             _add_frames(sums, held, pair.image1, lpips_weights)
         after = {name: _next(walk, name, count + 1, pair.image2) for name, walk in walks.items()}
         _add_frames(sums, after, pair.image2, lpips_weights)
+        assert pair.backward is not None  # asked for
         flow, back = pair.forward[None], pair.backward[None]
         hidden = occlusion_and_boundaries(flow, back)
         both = {name: torch.stack([held[name], after[name]]) for name in walks}
@@ -58,8 +60,8 @@ def score_videos(
     for name, walk in walks.items():
         if next(walk, None) is not None:
             raise ValueError(f"{name} has more than the {count + 1} frames of the clean video")
-    frames = {"psnr": count + 1, "ssim": count + 1, "lpips": count + 1, "warping_error": count}
-    scores = {name: {score: value / frames[score] for score, value in row.items()} for name, row in sums.items()}
+    counts = {"psnr": count + 1, "ssim": count + 1, "lpips": count + 1, "warping_error": count}
+    scores = {name: {score: value / counts[score] for score, value in row.items()} for name, row in sums.items()}
     for name, row in scores.items():
         for score in SCORES:
             if (score == "lpips" and not lpips_weights) or (name == "truth" and score != "warping_error"):
@@ -78,7 +80,7 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _next(walk, name: str, index: int, like: torch.Tensor) -> torch.Tensor:
+def _next(walk: Iterator[torch.Tensor], name: str, index: int, like: torch.Tensor) -> torch.Tensor:
     frame = next(walk, None)
     if frame is None:
         raise ValueError(f"{name} ends after {index} frame(s), the clean video goes on")
@@ -90,7 +92,9 @@ def _next(walk, name: str, index: int, like: torch.Tensor) -> torch.Tensor:
     return frame
 
 
-def _add_frames(sums, frames: dict[str, torch.Tensor], truth: torch.Tensor, lpips_weights) -> None:
+def _add_frames(
+    sums: dict[str, dict[str, float]], frames: dict[str, torch.Tensor], truth: torch.Tensor, lpips_weights: Any
+) -> None:
     for name, frame in frames.items():
         one, other = frame[None], truth[None]
         sums[name]["psnr"] += psnr(one, other).item()

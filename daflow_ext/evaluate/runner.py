@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def load_clips(dataset: FlowDataset, indices: Sequence[int], workers: int) -> It
     yield from loader
 
 
-def _as_it_is(clip: Clip | BadItem) -> Clip | BadItem:
+def _as_it_is(clip: Any) -> Any:
     return clip
 
 
@@ -77,7 +78,7 @@ def score_clip(clip: Clip, predictor: Predictor, protocol: str, *, compare_clean
         raise ValueError(f"the flow predicted by {predictor.name} is not finite")
     if clip.flow is not None:
         truth = torch.from_numpy(clip.flow[pair]).permute(2, 0, 1)
-        valid = torch.from_numpy(clip.valid[pair])
+        valid: Any = torch.from_numpy(clip.valid[pair])
         masks = {name: torch.from_numpy(mask) for name, mask in clip.masks.items()}
         rule = PROTOCOLS[protocol]
         if rule.samples > 1:  # the truth has several vectors per pixel; it marks unknown ones as NaN there

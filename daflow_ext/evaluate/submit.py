@@ -83,7 +83,7 @@ def write_submission(
     output: pathlib.Path,
     *,
     workers: int = 1,
-    step: Callable[[int], None] = lambda count: None,
+    step: Callable[[int], object] = lambda count: None,
 ) -> dict:
     """Predict the whole test set into ``output``; files that are there already are kept, so a run can be continued.
 

@@ -59,10 +59,11 @@ def zero_shot_flow(
     Units:
         pixels; ``cell`` pixels per token.
     """
-    flow = softargmax_flow(query, key, grid, temperature=temperature, mode=mode, radius=radius, backend=backend) * cell
+    flow = softargmax_flow(query, key, grid, temperature=temperature, mode=mode, radius=radius, backend=backend)
     padded = (grid[0] * cell, grid[1] * cell)
     # token centres lie in the middle of their cells, which is what align_corners=False means
-    flow = F.interpolate(flow.float(), padded, mode="bilinear", align_corners=False)
+    assert isinstance(flow, torch.Tensor)  # details were not asked for
+    flow = F.interpolate(cell * flow.float(), padded, mode="bilinear", align_corners=False)
     top, left = (padded[0] - size[0]) // 2, (padded[1] - size[1]) // 2  # where InputPadder put the image
     return flow[..., top : top + size[0], left : left + size[1]]
 

@@ -1,6 +1,7 @@
 """Large latents in overlapping tiles, blended with a Gaussian window."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ class Tiles:
     def __len__(self) -> int:
         return len(self.starts[0]) * len(self.starts[1])
 
-    def blend(self, run: Callable) -> tuple[torch.Tensor | None, dict]:
+    def blend(self, run: Callable) -> tuple[Any, dict]:
         """run((rows, columns)) -> (velocity or None, taps) on each tile, blended to the whole image.
 
         Velocities are images [B, F, C, h, w]; taps are token lists [B, F, T, C] per kind and layer.

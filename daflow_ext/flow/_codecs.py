@@ -12,6 +12,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,7 +99,7 @@ def write_png16(path: pathlib.Path, flow: np.ndarray, valid: np.ndarray) -> None
     path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
-def _read_array(path: pathlib.Path, stream, size: int) -> np.ndarray:
+def _read_array(path: pathlib.Path, stream: Any, size: int) -> np.ndarray:
     """One array in NumPy's own format from a stream of ``size`` bytes."""
     start = stream.read(8)
     length = stream.read(2 if start[6:7] == b"\x01" else 4)

@@ -20,7 +20,7 @@ KITTI's PNG rounds to 1/64 pixel and holds -512 to 511.98; all other formats kee
 
 import os
 import pathlib
-from typing import Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -43,10 +43,11 @@ _WRITERS = {suffix: getattr(_codecs, f"write_{name}") for name, suffix in SUFFIX
 
 def known_vectors(flow: Array) -> Array:
     """Where a flow [..., 2, H, W] is known: both components finite and within +-1e9. Returns bool [..., H, W]."""
-    return (abs(flow) <= UNKNOWN_THRESHOLD).all(-3)  # False for NaN
+    inside: Any = abs(flow) <= UNKNOWN_THRESHOLD  # False for NaN
+    return inside.all(-3)
 
 
-def _of_suffix(table: dict, path: pathlib.Path):
+def _of_suffix(table: dict, path: pathlib.Path) -> Any:
     try:
         return table[path.suffix.lower()]
     except KeyError:
@@ -83,8 +84,8 @@ def read_flow(
     flow = np.array(array, np.float32, order="C")
     known = known_vectors(flow) if valid is None else known_vectors(flow) & valid
     flow[:, ~known] = unknown
-    flow = torch.from_numpy(flow)
-    return (flow, torch.from_numpy(known)) if return_valid else flow
+    tensor = torch.from_numpy(flow)
+    return (tensor, torch.from_numpy(known)) if return_valid else tensor
 
 
 def write_flow(path: PathLike, flow: torch.Tensor | np.ndarray, valid: torch.Tensor | np.ndarray | None = None) -> None:

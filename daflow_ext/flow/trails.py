@@ -1,6 +1,7 @@
 """Points that travel along the flow of a clip, with the way they came."""
 
 import colorsys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,7 +56,7 @@ class Trails:
         height, width = self._size
         here = torch.from_numpy(self.points[:, 0])
         coords = here.T.float()[None, :, None]  # [1, 2, 1, N]
-        vectors = bilinear_sample(flow.detach().float().cpu()[None], coords, padding="border", backend="reference")
+        vectors: Any = bilinear_sample(flow.detach().float().cpu()[None], coords, padding="border", backend="reference")
         target = here + vectors[0, :, 0].T
         alive = ((target >= 0) & (target <= torch.tensor([width - 1, height - 1]))).all(1)  # False for NaN
         if occluded is not None:

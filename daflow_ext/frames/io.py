@@ -171,7 +171,8 @@ def _open_folder(folder: pathlib.Path) -> ImageSequence:
         raise ValueError(
             f"the folder {folder} holds {found}, optical flow needs at least two frames ({' '.join(IMAGE_SUFFIXES)})"
         )
-    return ImageSequence(sorted(files, key=_natural_key), str(folder))
+    files.sort(key=_natural_key)
+    return ImageSequence(files, str(folder))
 
 
 def open_frames(*paths: PathLike) -> "ImageSequence | Video":

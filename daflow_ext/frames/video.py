@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import torch
 
@@ -43,13 +44,13 @@ class Video:
         except av.error.FFmpegError as error:
             raise ValueError(f"{path} cannot be opened as a video ({error.strerror}): unknown or truncated") from error
 
-    def _open(self):
+    def _open(self) -> Any:
         import av
 
         return av.open(f"file:{self.source}")  # else a colon in the name would end a protocol's
 
     @staticmethod
-    def _estimate(stream, container, rate: Fraction | None) -> int | None:
+    def _estimate(stream: Any, container: Any, rate: Fraction | None) -> int | None:
         if not rate:
             return None
         if stream.duration:
@@ -85,7 +86,7 @@ class Video:
             if not stream.frames and (stated - reached) * max(count, 1) > 2 * reached:
                 raise self._ends_early(count, f"its header states {stated:.2f} s, {reached:.2f} s are there")
 
-    def _decode(self, container, stream) -> Iterator:
+    def _decode(self, container: Any, stream: Any) -> Iterator:
         """Frames in display order; whole ones that the decoder still held are given before an error is raised."""
         import av
 
@@ -103,7 +104,7 @@ class Video:
             else:
                 return
         except av.error.FFmpegError as error:
-            damage = error.strerror
+            damage = error.strerror or "it is damaged"
         with contextlib.suppress(av.error.FFmpegError):  # the damage itself is raised below
             for frame in stream.codec_context.decode(None):
                 yield frame
@@ -114,13 +115,13 @@ class Video:
         return ValueError(f"the video {self.source} ends early: frame {count} cannot be read ({why})")
 
     @staticmethod
-    def _to_image(frame) -> torch.Tensor:
+    def _to_image(frame: Any) -> torch.Tensor:
         image = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
         quarter_turns = round(getattr(frame, "rotation", 0) / 90)  # counter-clockwise; PyAV before 13 does not tell
         return torch.rot90(image, quarter_turns, (1, 2)).contiguous()
 
 
-def _tagged_seconds(stream) -> float:
+def _tagged_seconds(stream: Any) -> float:
     """The duration that Matroska muxers write as a tag (H:MM:SS.fraction); 0 without one."""
     match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d*)?)", stream.metadata.get("DURATION", ""))
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else 0.0

@@ -117,16 +117,16 @@ class ChunkEstimator:
         denoise: bool = False,
         tiles: TileSizes = TileSizes(),
     ):
-        self.flow, self.size, self.iters = flow, tuple(size), iters
+        self.flow, self.size, self.iters = flow, (size[0], size[1]), iters
         self.num_inference_steps, self.feature_steps = num_inference_steps, feature_steps
         self.bidirectional, self.warm_start = bidirectional, warm_start
         self.keep_steps, self.denoise = keep_steps, denoise
-        restoration.tile = restoration.tile_overlap = None
+        restoration.tile, restoration.tile_overlap = None, 0
         if tiles.transformer is not None:
             restoration.tile = tiles.transformer // LATENT_FACTOR
             restoration.tile_overlap = tile_overlap(tiles.transformer) // LATENT_FACTOR
         self.restoration = restoration
-        overlap = None if tiles.flow is None else tile_overlap(tiles.flow)
+        overlap = 0 if tiles.flow is None else tile_overlap(tiles.flow)
         self.flow_tiles = Tiles(self.size, tiles.flow, overlap, MULTIPLE)
         transformer = restoration.transformer
         shape = (1, CHUNK, transformer.config.in_channels, *(side // LATENT_FACTOR for side in self.size))
@@ -139,7 +139,7 @@ class ChunkEstimator:
         """Latents [B, 1, C, H/8, W/8] of a padded frame [B, 3, H, W]; frame by frame, so that the number of frames
         changes no bit."""
         loop = self.restoration
-        latent_size = tuple(side // LATENT_FACTOR for side in self.size)
+        latent_size = self.size[0] // LATENT_FACTOR, self.size[1] // LATENT_FACTOR
         tiles = Tiles(latent_size, loop.tile, loop.tile_overlap, loop.transformer.config.patch_size)
 
         def run(window: tuple[slice, slice]) -> tuple[torch.Tensor, dict]:
@@ -174,7 +174,8 @@ class ChunkEstimator:
             noise=self.noise.expand(latents.shape[0], -1, -1, -1, -1),
             share_text=self.share_text,
         )
-        forward = backward = final = None
+        forward: Any = None  # a tensor from the first feature step on
+        backward = final = None
         kept = []
         for step in steps:
             final = step.latents
@@ -200,15 +201,15 @@ class ChunkEstimator:
     def _pairs(
         self,
         frames: torch.Tensor,
-        sides: dict[str, Any],
+        sides: tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]],
         pairs: int,
-        init: torch.Tensor | None,
+        init: Sequence[torch.Tensor | None],
         *,
         backward: bool = False,
     ) -> torch.Tensor:
         """[B, pairs, 2, H, W] of one denoising step. The frame that asks gives queries, the one that answers keys."""
         queries, keys = sides
-        flows = []
+        flows: list[torch.Tensor] = []
         for pair in range(pairs):
             one, other = (pair + 1, pair) if backward else (pair, pair + 1)
             start = init[pair]
@@ -234,17 +235,18 @@ class ChunkEstimator:
         start: torch.Tensor | None,
     ) -> torch.Tensor:
         """[B, 2, H, W] float32; tile by tile where the frames are larger."""
-        grid = tuple(side // MULTIPLE for side in self.size)
+        grid = self.size[0] // MULTIPLE, self.size[1] // MULTIPLE
 
         def run(window: tuple[slice, slice]) -> tuple[torch.Tensor, dict]:
             cells, low = ([slice(s.start // n, s.stop // n) for s in window] for n in (MULTIPLE, STRIDE))
-            taps = (
+            asking, answering = (
                 {layer: tap.unflatten(1, grid)[:, cells[0], cells[1]].flatten(1, 2) for layer, tap in side.items()}
                 for side in (queries, keys)
             )
-            return self._network(
-                image1[(..., *window)], image2[(..., *window)], *taps, None if start is None else start[(..., *low)]
-            ), {}
+            rows, columns = window
+            begin = None if start is None else start[..., low[0], low[1]]
+            flow = self._network(image1[..., rows, columns], image2[..., rows, columns], asking, answering, begin)
+            return flow, {}
 
         if len(self.flow_tiles) == 1:
             return self._network(image1, image2, queries, keys, start)

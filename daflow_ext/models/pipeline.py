@@ -210,7 +210,7 @@ class DAFlowPipeline(DiffusionPipeline):
         color_fix: str,
     ) -> dict[str, list[torch.Tensor]]:
         """Each chunk's part of every output."""
-        found = {"flows": [], "backward_flows": [], "step_flows": [], "restored": []}
+        found: dict[str, list[torch.Tensor]] = {"flows": [], "backward_flows": [], "step_flows": [], "restored": []}
         latents: list[torch.Tensor] = []
         count = clip.shape[1]
         for first in range(0, count - 1, CHUNK - 1):
@@ -220,16 +220,16 @@ class DAFlowPipeline(DiffusionPipeline):
                 repeated = indices[len(latents)] == indices[len(latents) - 1] and latents
                 latents.append(latents[-1] if repeated else estimator.encode(padded[:, len(latents)]))
             pairs = min(CHUNK - 1, count - 1 - first)
-            init = [None] * pairs
+            init: list[torch.Tensor | None] = [None] * pairs
             if starts is not None:
                 init = [on_grid(padder.pad(starts[:, first + k].to(self.device))[0]) for k in range(pairs)]
             chunk = estimator(padded, torch.cat(latents, 1), pairs, flow_init=init)
             found["flows"].append(padder.unpad(chunk.forward))
-            if estimator.bidirectional:
+            if chunk.backward is not None:
                 found["backward_flows"].append(padder.unpad(chunk.backward))
-            if estimator.keep_steps:
+            if chunk.steps is not None:
                 found["step_flows"].append(padder.unpad(chunk.steps))
-            if estimator.denoise:
+            if chunk.latents is not None:
                 shown = slice(0 if first == 0 else 1, pairs + 1)  # the shared frame belongs to the chunk before
                 restored = padder.unpad(estimator.restoration.decode(chunk.latents[:, shown]))
                 original = clip[:, first : first + pairs + 1][:, shown].to(restored)
@@ -244,8 +244,8 @@ class DAFlowPipeline(DiffusionPipeline):
             both = [parts[name].flatten(0, 1).contiguous() for name in ("flows", "backward_flows")]
             shape = parts["flows"].shape[:2]
             backend = "reference" if self.backend == "reference" else "auto"
-            parts["occlusion"] = forward_backward_consistency(*both, backend=backend).unflatten(0, shape)
-            parts["confidence"] = forward_backward_confidence(*both, backend=backend).unflatten(0, shape)
+            parts["occlusion"] = forward_backward_consistency(both[0], both[1], backend=backend).unflatten(0, shape)
+            parts["confidence"] = forward_backward_confidence(both[0], both[1], backend=backend).unflatten(0, shape)
         return DAFlowOutput(**parts)
 
     def video(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -93,7 +94,14 @@ class _Walk:
     """What is carried from chunk to chunk: the noise, the shared frame's latents and its restored image."""
 
     def __init__(
-        self, restoration: LiftedRestoration, guidance, num_inference_steps, generator, color_fix, anchor, backend
+        self,
+        restoration: LiftedRestoration,
+        guidance: Any,
+        num_inference_steps: int,
+        generator: Any,
+        color_fix: str,
+        anchor: Any,
+        backend: str,
     ):
         self.restoration, self.guidance, self.backend = restoration, guidance, backend
         self.num_inference_steps, self.generator, self.color_fix = num_inference_steps, generator, color_fix
@@ -123,7 +131,7 @@ class _Walk:
             share_text=loop.can_share_text,
             guide=guide,
         ):
-            final = step.latents
+            final: Any = step.latents
         shown = slice(0 if index == 0 else 1, len(window))
         decoded = padder.unpad(loop.decode(final[:, shown]))
         self.anchor = decoded[0, -1].cpu()

@@ -65,7 +65,7 @@ class StageMeter:
                 (model.flow.heads, "forward", "heads"),
             ]
         self._exits = contextlib.ExitStack()
-        self._before, self._highest = None, 0
+        self._before, self._highest = 0, 0
         self.highest_bytes: int | None = None
 
     def __enter__(self) -> "StageMeter":
@@ -89,7 +89,7 @@ class StageMeter:
         parts = list(self.stages.values())
         rest = Stage("other", 1, self.total.milliseconds - sum(part.milliseconds for part in parts))
         if self.total.cpu_seconds is not None:
-            rest.cpu_seconds = self.total.cpu_seconds - sum(part.cpu_seconds for part in parts)
+            rest.cpu_seconds = self.total.cpu_seconds - sum(part.cpu_seconds or 0.0 for part in parts)
         return [*parts, rest, self.total]
 
     def _wrapped(self, call: Callable, name: str) -> Callable:
@@ -105,7 +105,7 @@ class StageMeter:
     def _measured(self, stage: Stage) -> Iterator[None]:
         start = self._reset_peak()
         if stage is self.total:
-            self._before = start
+            self._before = start or 0
         began, cpu = time.perf_counter(), time.process_time()
         yield
         if self.device.type == "cuda":
@@ -115,7 +115,7 @@ class StageMeter:
         stage.calls += 1
         stage.milliseconds += 1e3 * (time.perf_counter() - began)
         peak = self._peak()
-        if peak is not None:
+        if peak is not None and start is not None:
             self._highest = max(self._highest, peak)
             stage.peak_bytes = max(stage.peak_bytes or 0, peak - start)
 

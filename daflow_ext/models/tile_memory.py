@@ -51,9 +51,8 @@ class Needs:
         latents = CHUNK * transformer.in_channels * element / _LATENT
         kinds = 3 if flow.features == "tokens" else 2
         taps = kinds * len(flow.tap_layers) * tokens
-        widths = getattr(vae.config, "block_out_channels", None) or getattr(
-            vae.config, "encoder_block_out_channels", (3,)
-        )
+        widths: Any = getattr(vae.config, "block_out_channels", None)
+        widths = widths or getattr(vae.config, "encoder_block_out_channels", (3,))
         encode = widths[0] * torch.empty(0, dtype=vae.dtype).element_size() * VAE_MAPS
         radius = pipe.flow.raft.corr_radius
         volume = CPU_LIMIT * iters * flow.corr_levels * (2 * radius + 2) ** 2 * _F32 / _LATENT  # memory="auto"

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -66,7 +67,9 @@ def estimate_video(
     """
     if start < 0 or start % (CHUNK - 1):
         raise ValueError(f"start must be a multiple of {CHUNK - 1}, where a chunk begins, got {start}")
-    first, window, latents, index = None, [], [], start
+    window: list[torch.Tensor] = []
+    latents: list[torch.Tensor] = []
+    first, index = None, start
     walk = _Walk(open_estimator, warm_start, backend, warm or {})
     for number, frame in enumerate(itertools.islice(frames, start, None), start):
         check_frame(frame, number, first)
@@ -85,7 +88,9 @@ class _Walk:
     """What is carried from chunk to chunk: the shared frame's latents and the warm start."""
 
     def __init__(self, open_estimator: Callable, warm_start: bool, backend: str, warm: dict):
-        self.open_estimator, self.estimator, self.padder = open_estimator, None, None
+        self.open_estimator = open_estimator
+        self.estimator: Any = None  # a ChunkEstimator and an InputPadder, once the size is known
+        self.padder: Any = None
         self.warm_start, self.warm, self.backend = warm_start, warm, backend
 
     def chunk(self, window: list[torch.Tensor], index: int, latents: list, pairs: int = 2) -> Iterator[PairFlow]:
@@ -111,7 +116,8 @@ class _Walk:
     def _results(self, flow: ChunkFlow, pairs: int) -> list[dict]:
         results = []
         for pair in range(pairs):
-            forward, backward = flow.forward[0, pair], None if flow.backward is None else flow.backward[0, pair]
+            forward: Any = flow.forward[0, pair]
+            backward: Any = None if flow.backward is None else flow.backward[0, pair]
             warm = None
             if self.warm_start:
                 warm = {"forward": carried(forward[None]).cpu()}

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import safetensors
 import safetensors.torch
@@ -91,7 +91,7 @@ def write(
 
 def renamed(state: Mapping[str, torch.Tensor], naming: str) -> dict[str, torch.Tensor]:
     """Official-named tensors under the names of ``naming``; see :func:`write`."""
-    rename = {"daflow": dict, "official": names.add_prefix, "torchvision": names.to_torchvision}
+    rename: dict[str, Callable] = {"daflow": dict, "official": names.add_prefix, "torchvision": names.to_torchvision}
     if naming not in rename:
         raise ValueError(f"names must be one of {', '.join(NAMINGS)}, got {naming!r}")
     return rename[naming](state)

@@ -1,5 +1,7 @@
 """bilinear_sample: the one gather core, in pixel coordinates."""
 
+from typing import Any
+
 import torch
 
 from ..reference import inside_mask
@@ -57,7 +59,7 @@ def bilinear_sample(
     return (out, inside_mask(coords, *feat.shape[-2:])) if mask else out
 
 
-def _empty_like_feat(feat, height, width):
+def _empty_like_feat(feat: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """[B, C, height, width], channels_last in memory if feat is (the rule of the kernels)."""
     batch, channels = feat.shape[:2]
     if channels > 1 and feat.stride(1) == 1:
@@ -65,16 +67,18 @@ def _empty_like_feat(feat, height, width):
     return feat.new_empty((batch, channels, height, width))
 
 
-def _fake(feat, coords, padding="zeros", groups=1, sharpness=1):
+def _fake(
+    feat: torch.Tensor, coords: torch.Tensor, padding: str = "zeros", groups: int = 1, sharpness: int = 1
+) -> torch.Tensor:
     return _empty_like_feat(feat, *coords.shape[-2:])
 
 
-def _setup_context(ctx, inputs, keyword_only_inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, keyword_only_inputs: dict, output: Any) -> None:
     ctx.save_for_backward(*inputs)
     ctx.options = keyword_only_inputs
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple:
     feat, coords = ctx.saved_tensors
     need_feat, need_coords = ctx.needs_input_grad[:2]
     grad_feat, grad_coords = torch.ops.daflow_ext.bilinear_sample_backward(
@@ -89,7 +93,17 @@ def _backward(ctx, grad):
     return grad_feat if need_feat else None, grad_coords if need_coords else None
 
 
-def _backward_fake(grad, feat, coords, padding, groups, sharpness, need_feat, need_coords, deterministic):
+def _backward_fake(
+    grad: torch.Tensor,
+    feat: torch.Tensor,
+    coords: torch.Tensor,
+    padding: str,
+    groups: int,
+    sharpness: int,
+    need_feat: bool,
+    need_coords: bool,
+    deterministic: bool,
+) -> list[torch.Tensor]:
     # an output that is not needed has no elements
     return [
         _empty_like_feat(feat, *feat.shape[-2:]) if need_feat else feat.new_empty(0),

@@ -1,5 +1,8 @@
 """corr_pyramid: channels-last average-pooled levels of fmap2 in one pass."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from . import _check
@@ -33,7 +36,7 @@ def corr_pyramid(
     return implementation("corr_pyramid", backend, fmap2.device)(fmap2, num_levels, out_dtype=out_dtype)
 
 
-def _fake(fmap2, num_levels, out_dtype=None):
+def _fake(fmap2: torch.Tensor, num_levels: int, out_dtype: torch.dtype | None = None) -> list[torch.Tensor]:
     batch, channels, height, width = fmap2.shape
     like = fmap2.new_empty(0, dtype=out_dtype)
     return [
@@ -41,13 +44,13 @@ def _fake(fmap2, num_levels, out_dtype=None):
     ]
 
 
-def _setup_context(ctx, inputs, keyword_only_inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, keyword_only_inputs: dict, output: Any) -> None:
     ctx.shapes = [level.shape for level in output]
     ctx.like = (output[0].dtype, output[0].device)
     ctx.dtype = inputs[0].dtype
 
 
-def _backward(ctx, grads):
+def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple:
     dtype, device = ctx.like
     filled = [
         torch.zeros(shape, dtype=dtype, device=device) if grad is None else grad
@@ -56,7 +59,7 @@ def _backward(ctx, grads):
     return torch.ops.daflow_ext.corr_pyramid_backward(filled, out_dtype=ctx.dtype), None
 
 
-def _backward_fake(grads, out_dtype=None):
+def _backward_fake(grads: Sequence[torch.Tensor], out_dtype: torch.dtype | None = None) -> torch.Tensor:
     return empty_channels_last(grads[0].new_empty(0, dtype=out_dtype), *grads[0].shape)
 
 

@@ -1,6 +1,7 @@
 """qk_norm: per-head RMS normalisation of all queries and keys of a layer in one pass."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ def _qk_norm(streams: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], e
 
 
 @_qk_norm.register_fake
-def _(streams, weights, eps):
+def _(streams: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], eps: float) -> list[torch.Tensor]:
     return [stream.new_empty(stream.shape) for stream in streams]
 
 
@@ -70,16 +71,18 @@ def _qk_norm_backward(
 
 
 @_qk_norm_backward.register_fake
-def _(grads, streams, weights, eps):
+def _(
+    grads: Sequence[torch.Tensor], streams: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], eps: float
+) -> list[torch.Tensor]:
     return [tensor.new_empty(tensor.shape) for tensor in (*streams, *weights)]
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
     streams, weights, ctx.eps = inputs
     ctx.save_for_backward(*streams, *weights)
 
 
-def _backward(ctx, grads):
+def _backward(ctx: Any, grads: Sequence[torch.Tensor]) -> tuple:
     count = len(ctx.saved_tensors) // 2
     streams, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
     grads = [torch.zeros_like(x) if grad is None else grad for grad, x in zip(grads, streams, strict=True)]

@@ -1,7 +1,7 @@
 """softargmax_flow: correspondence of two token grids as attention whose values are positions."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -81,7 +81,7 @@ def softargmax_flow(
         out = reference.softargmax_flow(
             query, key, grid_size, temperature=temperature, radius=radius, mode=mode, details=details
         )
-        return SoftargmaxFlow(*out) if details else out
+        return out if isinstance(out, torch.Tensor) else SoftargmaxFlow(*out)
     if mode == "local" and radius is None:
         radius = DEFAULT_LOCAL_RADIUS
     out = torch.ops.daflow_ext.softargmax_flow(
@@ -109,7 +109,9 @@ def _softargmax_flow(
             if local:
                 best[item, rows] = scores.argmax(-1)
             _mask(scores, positions[rows], positions[columns], positions[best[item, rows]], radius, local)
-            weights = torch.softmax(scores, -1, out=matrices("weights", scores.shape) if details else scores)
+            weights = torch.softmax(
+                scores, -1, out=matrices("weights", (scores.shape[0], scores.shape[1])) if details else scores
+            )
             # two products with a vector read the weights faster than one with two columns
             expected = torch.stack([weights.mv(axis) for axis in positions[columns].T.contiguous()])
             flow[item, :, rows] = expected - positions[rows].T
@@ -125,14 +127,32 @@ def _softargmax_flow(
 
 
 @_softargmax_flow.register_kernel("cuda")
-def _(query, key, height, width, temperature, radius, local, details):
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    height: int,
+    width: int,
+    temperature: float,
+    radius: int,
+    local: bool,
+    details: bool,
+) -> Any:
     from ..kernels.triton import softargmax_flow as kernels
 
     return kernels.forward(query, key, height, width, temperature, radius, local)
 
 
 @_softargmax_flow.register_fake
-def _(query, key, height, width, temperature, radius, local, details):
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    height: int,
+    width: int,
+    temperature: float,
+    radius: int,
+    local: bool,
+    details: bool,
+) -> Any:
     batch = query.shape[0]
     flow = query.new_empty((batch, 2, height, width), dtype=_wide(query))
     extras = [query.new_empty((batch, height, width), dtype=torch.float32) for _ in range(3)]
@@ -159,7 +179,7 @@ def _softargmax_flow_backward(
             weights = torch.softmax(scores, -1, out=scores)
             g = grad[item, :, rows].T / temperature  # [rows, 2]
             expected = flow[item, :, rows].T + positions[rows]
-            lever = torch.mm(g, positions[columns].T, out=matrices("lever", scores.shape))
+            lever = torch.mm(g, positions[columns].T, out=matrices("lever", (scores.shape[0], scores.shape[1])))
             lever -= (g * expected).sum(-1, keepdim=True)
             weights *= lever
             grad_query[item, rows] = (weights @ key[item, columns].to(wide)).to(query.dtype)
@@ -168,18 +188,38 @@ def _softargmax_flow_backward(
 
 
 @_softargmax_flow_backward.register_kernel("cuda")
-def _(grad, query, key, flow, lse, best, temperature, radius, local):
+def _(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    flow: torch.Tensor,
+    lse: torch.Tensor,
+    best: torch.Tensor,
+    temperature: float,
+    radius: int,
+    local: bool,
+) -> Any:
     from ..kernels.triton import softargmax_flow as kernels
 
     return kernels.backward(grad, query, key, flow, lse, best, temperature, radius, local)
 
 
 @_softargmax_flow_backward.register_fake
-def _(grad, query, key, flow, lse, best, temperature, radius, local):
+def _(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    flow: torch.Tensor,
+    lse: torch.Tensor,
+    best: torch.Tensor,
+    temperature: float,
+    radius: int,
+    local: bool,
+) -> Any:
     return query.new_empty(query.shape), key.new_empty(key.shape)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
     query, key, _, _, temperature, radius, local, _ = inputs
     flow, *extras, lse, best = output
     ctx.mark_non_differentiable(*extras, lse, best)
@@ -187,7 +227,7 @@ def _setup_context(ctx, inputs, output):
     ctx.options = (temperature, radius, local)
 
 
-def _backward(ctx, grad, *_):
+def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple:
     grads = torch.ops.daflow_ext.softargmax_flow_backward(grad, *ctx.saved_tensors, *ctx.options)
     return *grads, None, None, None, None, None, None
 
@@ -207,7 +247,7 @@ def _positions(height: int, width: int, device: torch.device, dtype: torch.dtype
     return torch.stack((x.flatten(), y.flatten()), -1)
 
 
-def _bands(height: int, width: int, radius: int, local: bool):
+def _bands(height: int, width: int, radius: int, local: bool) -> Any:
     """Bands of whole grid rows, and the keys each may match: (slice of queries, slice of keys)."""
     reach = height if local or radius < 0 else radius
     rows = max(1, _CHUNK_ELEMENTS // (width * width * min(height, 2 * reach + 1)))
@@ -241,7 +281,9 @@ def _scores(query: torch.Tensor, key: torch.Tensor, temperature: float, matrices
     return scores
 
 
-def _mask(scores, own, cells, best, radius: int, local: bool) -> None:
+def _mask(
+    scores: torch.Tensor, own: torch.Tensor, cells: torch.Tensor, best: torch.Tensor, radius: int, local: bool
+) -> None:
     """Hide, in place, the keys farther than the radius from the own position (global) or the best match (local)."""
     if radius < 0:
         return

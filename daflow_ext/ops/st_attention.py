@@ -1,7 +1,8 @@
 """st_attention: one softmax over the tokens of several frames and several streams, without joining them in memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ def st_attention(
     score_bound: float | None = None,
     return_lse: bool = False,
     backend: str = "auto",
-):
+) -> list[torch.Tensor] | tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Every query token of every stream attends to the key tokens of all streams and frames.
 
     Equivalent to: joining the streams along their tokens, ``softmax(q k^T * scale + bias) v``, and splitting again;
@@ -83,7 +84,15 @@ def st_attention(
     return outputs, [part.reshape(s.shape[:-1]) for part, s in zip(lse, q, strict=True)]
 
 
-def _check_streams(q, k, v, frames, window, reference_frames, stream_weights) -> None:
+def _check_streams(
+    q: Sequence[torch.Tensor],
+    k: Sequence[torch.Tensor],
+    v: Sequence[torch.Tensor],
+    frames: int | None,
+    window: int | None,
+    reference_frames: Sequence[int],
+    stream_weights: Sequence[float] | None,
+) -> None:
     op = "st_attention"
     for name, streams in (("q", q), ("k", k), ("v", v)):
         if not isinstance(streams, Sequence) or len(streams) == 0:
@@ -142,7 +151,16 @@ def _by_frame(stream: torch.Tensor, frames: int | None) -> torch.Tensor:
 # ---- sdpa -----------------------------------------------------------------------------------------------------------
 
 
-def _sdpa(q, k, v, scale, window, reference_frames, weights, return_lse):
+def _sdpa(
+    q: Any,
+    k: Any,
+    v: Any,
+    scale: float,
+    window: int | None,
+    reference_frames: Sequence[int],
+    weights: Any,
+    return_lse: bool,
+) -> Any:
     """PyTorch's fused attention on packed buffers; under a window, one call per frame, on the keys that it sees."""
     if q[0].device.type != "cpu":  # a bias keeps PyTorch from its fast kernels there, and has the precision of q
         copies = [int(weight) if weight.is_integer() else 1 for weight in weights]
@@ -152,7 +170,7 @@ def _sdpa(q, k, v, scale, window, reference_frames, weights, return_lse):
     if window is None or window >= total - 1:
         return _attend(q, k, v, scale, weights, return_lse)
 
-    pieces = [[] for _ in q]  # (output, lse) by frame
+    pieces: list[list] = [[] for _ in q]  # (output, lse) by frame
     framed = [index for index, stream in enumerate(q) if stream.shape[1] > 1]
     for frame in range(total if framed else 0):
         near = range(max(frame - window, 0), min(frame + window + 1, total))
@@ -174,7 +192,7 @@ def _frames(stream: torch.Tensor, spans: Sequence[tuple[int, int]]) -> torch.Ten
     return stream if stream.shape[1] == 1 else torch.cat([stream[:, first:last] for first, last in spans], 1)
 
 
-def _attend(q, k, v, scale, weights, return_lse):
+def _attend(q: Any, k: Any, v: Any, scale: float, weights: Any, return_lse: bool) -> Any:
     """Every query sees every key: outputs [B, F, T, heads, d], and LSEs without the last axis (or Nones)."""
     queries, keys, values = (torch.cat([s.flatten(1, 2) for s in x], 1).transpose(1, 2) for x in (q, k, v))
     bias = None
@@ -184,6 +202,7 @@ def _attend(q, k, v, scale, weights, return_lse):
         dtype = torch.float32 if half_on_cpu else queries.dtype
         parts = [s.new_full((_tokens(s),), math.log(weight), dtype=dtype) for s, weight in zip(k, weights, strict=True)]
         bias = torch.cat(parts).expand(1, 1, queries.shape[2], -1)
+    lse: Any  # a tensor where it is asked for
     if queries.shape[2] == 0:
         out, lse = queries, queries[..., 0]
     elif return_lse and queries.device.type == "cpu":
@@ -201,7 +220,7 @@ def _attend(q, k, v, scale, weights, return_lse):
 
 
 @torch.no_grad()
-def _log_sum_exp(queries, keys, bias, scale):
+def _log_sum_exp(queries: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor | None, scale: float) -> torch.Tensor:
     """[B, heads, Nq] in bands of rows: a second pass of products, as SDPA does not return it."""
     rows = max(1, _BAND_ELEMENTS // max(1, queries.shape[0] * queries.shape[1] * keys.shape[2]))
     parts = []
@@ -214,7 +233,17 @@ def _log_sum_exp(queries, keys, bias, scale):
 # ---- triton ---------------------------------------------------------------------------------------------------------
 
 
-def _triton(q, k, v, scale, window, reference_frames, weights, return_lse, score_bound):
+def _triton(
+    q: Any,
+    k: Any,
+    v: Any,
+    scale: float,
+    window: int | None,
+    reference_frames: Sequence[int],
+    weights: Any,
+    return_lse: bool,
+    score_bound: float | None,
+) -> Any:
     q, k, v = ([s if s.stride(-1) == 1 else s.contiguous() for s in streams] for streams in (q, k, v))
     if scale <= 0:  # the kernels find the largest score before they scale it
         sign = -1.0 if scale < 0 else 0.0
@@ -225,7 +254,7 @@ def _triton(q, k, v, scale, window, reference_frames, weights, return_lse, score
         math.inf if score_bound is None else float(score_bound),
     )  # fmt: skip
     *outputs, lse = found if filled else (q[0].new_empty(0),)
-    remaining = iter(outputs)
+    remaining: Iterator[torch.Tensor] = iter(outputs)
     outputs = [next(remaining) if _tokens(s) > 0 else s.clone() for s in q]
     if not return_lse:
         return outputs, None
@@ -245,7 +274,16 @@ def _st_attention(
 
 
 @_st_attention.register_fake
-def _(q, k, v, scale, window, reference_frames, weights, score_bound):
+def _(
+    q: Any,
+    k: Any,
+    v: Any,
+    scale: float,
+    window: int | None,
+    reference_frames: Sequence[int],
+    weights: Any,
+    score_bound: float | None,
+) -> list[torch.Tensor]:
     batch, heads = q[0].shape[0], q[0].shape[3]
     lse = q[0].new_empty((batch, heads, sum(s.shape[1] * s.shape[2] for s in q)), dtype=torch.float32)
     return [*(s.new_empty(s.shape) for s in q), lse]
@@ -263,24 +301,35 @@ def _st_attention_backward(
 
 
 @_st_attention_backward.register_fake
-def _(grads, q, k, v, outputs, lse, scale, window, reference_frames, weights):
+def _(
+    grads: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    outputs: Any,
+    lse: Any,
+    scale: float,
+    window: int | None,
+    reference_frames: Sequence[int],
+    weights: Any,
+) -> list[torch.Tensor]:
     return [s.new_empty(s.shape) for s in (*q, *k, *v)]
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
     q, k, v, *ctx.options, _score_bound = inputs
     *outputs, lse = output
     ctx.save_for_backward(*q, *k, *v, *outputs, lse)
     ctx.lengths = len(q), len(k)
 
 
-def _backward(ctx, grads):
+def _backward(ctx: Any, grads: Any) -> tuple:
     n, m = ctx.lengths
     *saved, lse = ctx.saved_tensors
     q, k, v, outputs = saved[:n], saved[n : n + m], saved[n + m : n + 2 * m], saved[n + 2 * m :]
     grads = [torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs, strict=False)]
     found = torch.ops.daflow_ext.st_attention_backward(grads, q, k, v, outputs, lse, *ctx.options)
-    no_frames = [] if len(ctx.options[2]) == 0 else None  # autograd takes an empty list for one of tensors
+    no_frames: list | None = [] if len(ctx.options[2]) == 0 else None  # autograd takes an empty list for one of tensors
     return found[:n], found[n : n + m], found[n + m :], None, None, no_frames, None, None
 
 

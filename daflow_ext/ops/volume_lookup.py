@@ -1,6 +1,7 @@
 """volume_lookup: RAFT's correlation window, read from a stored all-pairs volume."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -59,19 +60,25 @@ def volume_lookup(
     return run(volume_pyramid, coords, radius, order=order, out_dtype=out_dtype)
 
 
-def _fake(volume_pyramid, coords, radius, order="xy", out_dtype=None):
+def _fake(
+    volume_pyramid: Sequence[torch.Tensor],
+    coords: torch.Tensor,
+    radius: Sequence[int],
+    order: str = "xy",
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
     window = (2 * radius[0] + 1) * (2 * radius[1] + 1) * len(volume_pyramid)
     return coords.new_empty((*coords.shape[:-3], window, *coords.shape[-2:]), dtype=out_dtype or torch.float32)
 
 
-def _setup_context(ctx, inputs, keyword_only_inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, keyword_only_inputs: dict, output: Any) -> None:
     volume_pyramid, coords, radius = inputs
     ctx.save_for_backward(coords, *volume_pyramid)
     ctx.radius, ctx.order = radius, keyword_only_inputs["order"]
     ctx.volume_needs_grad = any(level.requires_grad for level in volume_pyramid)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple:
     coords, *volume_pyramid = ctx.saved_tensors
     grad_coords, *grad_volume = torch.ops.daflow_ext.volume_lookup_backward(
         grad,
@@ -89,7 +96,15 @@ def _backward(ctx, grad):
     )
 
 
-def _backward_fake(grad, volume_pyramid, coords, radius, order, need_volume, need_coords):
+def _backward_fake(
+    grad: torch.Tensor,
+    volume_pyramid: Sequence[torch.Tensor],
+    coords: torch.Tensor,
+    radius: Sequence[int],
+    order: str,
+    need_volume: bool,
+    need_coords: bool,
+) -> list[torch.Tensor]:
     # an output that is not needed has no elements
     grads = [coords.new_empty(coords.shape) if need_coords else coords.new_empty(0)]
     return grads + ([volume.new_empty(volume.shape) for volume in volume_pyramid] if need_volume else [])

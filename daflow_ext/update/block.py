@@ -12,7 +12,7 @@ class _UpdateBlock(nn.Module):
     """One refinement step: looks at the correlation window, updates the hidden state, proposes a change of the flow."""
 
     encoder: nn.Module
-    gru: nn.Module
+    gru: ConvGRU | SepConvGRU
     flow_head: nn.Module
 
     def begin(self, inp: torch.Tensor) -> list[ContextPass]:

@@ -20,12 +20,14 @@ class ContextPass(NamedTuple):
     weight_q: torch.Tensor
     context_zr: torch.Tensor  # biases included
     context_q: torch.Tensor
-    padding: tuple[int, int]
+    padding: str | tuple[int, ...]
 
     @classmethod
     def of(cls, context: torch.Tensor, convz: nn.Conv2d, convr: nn.Conv2d, convq: nn.Conv2d) -> "ContextPass":
         padding, hidden, end = convz.padding, convz.out_channels, convz.out_channels + context.shape[1]
         zr, q = torch.cat([convz.weight, convr.weight]), convq.weight
+        assert convz.bias is not None
+        assert convr.bias is not None
         bias_zr = torch.cat([convz.bias, convr.bias])
         return cls(
             torch.cat([zr[:, :hidden], zr[:, end:]], dim=1),

@@ -9,6 +9,7 @@ def _pointwise(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """A 1x1 convolution; of contiguous x on the CPU one matrix product whose result is channels_last without a copy."""
     if x.device.type != "cpu" or not x.is_contiguous():
         return conv(x)
+    assert conv.bias is not None
     weight = conv.weight.flatten(1).t().expand(x.shape[0], -1, -1)
     rows = torch.baddbmm(conv.bias, x.flatten(2).transpose(1, 2), weight)  # [B, H * W, planes]
     return rows.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)

@@ -167,11 +167,11 @@ class StreamAttention(nn.Module):
         options: dict[str, Any] = {"score_bound": None if self.training else self.score_bound, "backend": self.backend}
         if not lifted:
             folded = [[stream.flatten(0, 1) for stream in streams] for streams in (queries, keys, values)]
-            outputs = st_attention(*folded, **options)
+            outputs: Any = st_attention(*folded, **options)
             return [out.unflatten(0, (-1, frames)) for out in outputs]
         # one shared text copy counts as often as there are frames, so that it equals a copy per frame
         weights = [1.0 if stream.shape[1] == frames else float(frames) for stream in keys]
-        return st_attention(
+        outputs = st_attention(
             queries,
             keys,
             values,
@@ -179,6 +179,7 @@ class StreamAttention(nn.Module):
             stream_weights=None if set(weights) == {1.0} else weights,
             **options,
         )
+        return outputs
 
 
 def _update_score_bound(attention: StreamAttention, _keys: object) -> None:

@@ -59,7 +59,7 @@ class Settings:
     seed: int = 0
     upscale: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.config is None) == (self.corruption is None):
             raise ValueError("give either a recipe or a corruption")
         if self.corruption is not None:
@@ -70,6 +70,7 @@ class Settings:
         """Plain values for JSON."""
         if self.corruption is not None:
             return {"corruption": self.corruption, "severity": self.severity, "seed": self.seed}
+        assert self.config is not None  # or the corruption
         return {"config": self.config.to_dict(), "seed": self.seed, "upscale": self.upscale}
 
     @classmethod
@@ -91,6 +92,7 @@ class Settings:
         seed = clip_seed(self.seed, clip)
         if self.corruption is not None:
             return corrupt_frames(frames, self.corruption, self.severity, seed)
+        assert self.config is not None
         return degrade_frames(frames, self.config, seed, upscale=self.upscale, record=record)
 
 
@@ -132,7 +134,8 @@ def find_clips(source: pathlib.Path) -> list[Clip]:
 def count_frames(source: pathlib.Path) -> int | None:
     """Frames below ``source``, None where a video does not tell."""
     lengths = [clip.open().length for clip in find_clips(source)]
-    return None if None in lengths else sum(lengths)
+    known = [length for length in lengths if length is not None]
+    return sum(known) if len(known) == len(lengths) else None
 
 
 def versions() -> dict[str, str]:
@@ -175,7 +178,7 @@ def _no_progress(steps: int) -> None:
 
 
 def _make_clip(
-    clip: Clip, settings: Settings, output: pathlib.Path, step: Callable[[int], None] = _no_progress
+    clip: Clip, settings: Settings, output: pathlib.Path, step: Callable[[int], object] = _no_progress
 ) -> dict:
     """Write the frames of one clip; returns its entry in the manifest."""
     frames, record = clip.open(), ClipRecord()
@@ -274,7 +277,7 @@ def make_set(
     settings: Settings,
     *,
     workers: int = 1,
-    step: Callable[[int], None] = _no_progress,
+    step: Callable[[int], object] = _no_progress,
 ) -> dict:
     """Degrade everything below ``source`` into PNG files below ``output``, and write the manifest last.
 

@@ -76,7 +76,7 @@ def _filtered(frames: Iterable[np.ndarray], family: Corruption, severity: int, s
     for index, frame in enumerate(frames):
         if apply is None:
             size = check_frame(frame).shape[:2]
-            apply = family.make(size, severity, seed)
+            apply = family.make((size[0], size[1]), severity, seed)
         if check_frame(frame).shape[:2] != size:
             raise ValueError(f"frame {index} is {frame.shape[1]}x{frame.shape[0]} pixels, the first one {size[::-1]}")
         result = apply(frame.astype(np.float32) / 255, index)
