@@ -3,8 +3,9 @@
 #   make test    the test suite                                             (ARGS="-k corr" to choose tests)
 #   make gpu     on a machine with an NVIDIA GPU: build, check, time; writes benchmarks/results/<gpu>-<date>.jsonl
 #   make bench   the benchmarks on this CPU
+#   make sanitize  CPU kernels, renderer and readers under AddressSanitizer and UndefinedBehaviorSanitizer, in build/sanitize
 #   make docs    the documentation as a site, in build/site
-#   make lint    ruff and clang-format
+#   make lint    ruff, clang-format and mypy
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VENV ?= .venv
@@ -16,7 +17,7 @@ JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
 NATIVE := setup.py CMakeLists.txt pyproject.toml $(shell find _build csrc kernels/cuda -type f -not -name '*.pyc' | sort)
 
-.PHONY: demo test gpu bench docs lint clean
+.PHONY: demo test gpu bench sanitize docs lint clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.packages: requirements.txt
@@ -37,10 +38,15 @@ test: $(VENV)/.built
 bench: $(VENV)/.built
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
+# Half an hour the first time on one core: all kernels compile anew.
+sanitize: $(VENV)/.packages
+	$(BIN)/python -m tests.reliability.sanitize $(ARGS)
+
 lint: $(VENV)/.packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/mypy
 
 docs: $(VENV)/.built
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
