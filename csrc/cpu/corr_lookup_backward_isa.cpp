@@ -183,7 +183,7 @@ void tile_query_grads(const CorrLookup& op, const CorrLookupQueryGrads& grads, i
         tile_sums<E>(level, windows, count, op.channels, scratch);
       }
       if (!grads.coords) continue;
-      tile_taps<Widened<E>>(fmap1, map1.stride_x, level, windows, count, op.channels, scratch.taps);
+      tile_taps<Widened<E>>(fmap1, map1.stride_x, level, windows, count, op.channels, scratch.taps, [](int) {});
       const A shrink = A(1) / static_cast<A>(int64_t(1) << l);
       for (int q = 0; q < count; ++q) {
         if (!windows[q].live()) continue;

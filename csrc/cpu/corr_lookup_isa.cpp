@@ -7,6 +7,8 @@ namespace daflow {
 namespace DAFLOW_ISA {
 namespace {
 
+constexpr int at_most(int value, int limit) { return value < limit ? value : limit; }
+
 template <class A>
 TapRows<A> tile_rows(const CorrLookup& op, void* scratch) {
   return {static_cast<A*>(scratch), kMaxTile, op.window_y() + 1, op.window_x() + 1, 0};
@@ -75,37 +77,78 @@ void prefetch(const Target<Out>& target, int64_t window, int count) {
   }
 }
 
-// The bilinear blend of up to lanes<A> queries from first on, times scale, to out [window, plane]. Blended along x with
-// a window row in a vector, then transposed, so that along y and in the output a vector holds neighbouring queries.
+// Memory that will be read soon, asked for a share at a time between products: a tile's worth at once would stall.
+struct Ahead {
+  const char* next = nullptr;
+  const char* end = nullptr;
+  int64_t share = 0;
+
+  Ahead() = default;
+  Ahead(const void* begin, int64_t bytes, int64_t shares)
+      : next(static_cast<const char*>(begin)), end(next + bytes), share(bytes / shares + 1) {}
+  void step() {
+    constexpr int64_t line = 64;
+    for (const char* const stop = end - next < share ? end : next + share; next < stop; next += line)
+      __builtin_prefetch(next, 0, 2);  // into the second-level cache
+  }
+};
+
+// The pixels under the windows of a tile: what the tile below reads first.
+template <class E, class A>
+Ahead row_below(const LevelView<E>& level, int64_t height, const Window<A>* windows, int count, int64_t shares) {
+  constexpr int widest = 4 * kMaxTile;  // further apart, the flow is not smooth and the guess worth nothing
+  int left = 1 << 30, right = 0, bottom = 0;  // no level is that wide
+  for (int q = 0; q < count; ++q) {
+    const Window<A>& window = windows[q];
+    if (!window.live()) continue;
+    const int from = window.x + window.left, to = window.x + window.right, under = window.y + window.bottom;
+    left = from < left ? from : left;
+    right = to > right ? to : right;
+    bottom = under > bottom ? under : bottom;
+  }
+  if (right <= left || right - left > widest || bottom >= height) return {};
+  const int64_t bytes = (right - left) * level.stride_x * static_cast<int64_t>(sizeof(E));
+  return {level.data + bottom * level.stride_y + left * level.stride_x, bytes, shares};
+}
+
+// The bilinear weights of up to lanes<A> queries of a tile, from `first` on; those along y times the scale.
+template <class A>
+struct BlendWeights {
+  A right[lanes<A>], upper[lanes<A>], lower[lanes<A>];
+
+  BlendWeights() = default;
+  BlendWeights(const Window<A>* windows, int count, A scale) : right{}, upper{}, lower{} {
+    for (int q = 0; q < count; ++q) {
+      right[q] = windows[q].wx;
+      upper[q] = scale * (1 - windows[q].wy);
+      lower[q] = scale * windows[q].wy;
+    }
+  }
+};
+
+// Blends row i of the taps of up to lanes<A> queries along x, in place, and with the row above it along y to row i - 1
+// of their windows. A vector is a row of one window, then is transposed, and holds neighbouring queries in the output.
 template <class Out, class A>
-void blend_windows(const CorrLookup& op, const Window<A>* windows, int first, int count, const TapRows<A>& taps,
-                   const Target<Out>& target) {
+void blend_row(const CorrLookup& op, const BlendWeights<A>& weights, int first, int count, int i,
+               const TapRows<A>& taps, const Target<Out>& target) {
   constexpr int L = lanes<A>;
-  const A scale = static_cast<A>(op.scale);
   const int ny = op.window_y(), nx = op.window_x();
   const int64_t step_x = target.plane * (op.x_slow ? ny : 1), step_y = target.plane * (op.x_slow ? 1 : nx);
-  Vector<A> wx[L], upper{}, lower{};
-  for (int q = 0; q < L; ++q) {
-    const Window<A> window = q < count ? windows[first + q] : Window<A>{};
-    wx[q] = Vector<A>{} + window.wx;
-    upper[q] = scale * (1 - window.wy);
-    lower[q] = scale * window.wy;
-  }
   for (int j = 0; j < nx; j += L) {
-    const int columns = nx - j < L ? nx - j : L;
-    Vector<A> above[L];
-    for (int i = 0; i <= ny; ++i) {
-      Vector<A> row[L];
+    Vector<A> run[L];
 #pragma GCC unroll 16
-      for (int q = 0; q < L; ++q) {
-        const A* const at = taps.row(first + q, i) + j;
-        row[q] = (1 - wx[q]) * load(at) + wx[q] * load(at + 1);
-      }
-      transpose<A>(row);
-      for (int c = 0; i > 0 && c < columns; ++c)
-        write_run<Out, A>(target, (j + c) * step_x + (i - 1) * step_y, upper * above[c] + lower * row[c], count);
-      for (int c = 0; c < L; ++c) above[c] = row[c];
+    for (int q = 0; q < L; ++q) {
+      A* const at = taps.row(first + q, i) + j;
+      run[q] = (1 - weights.right[q]) * load(at) + weights.right[q] * load(at + 1);
+      store(at, run[q]);
     }
+    if (i == 0) continue;
+#pragma GCC unroll 16
+    for (int q = 0; q < L; ++q)
+      run[q] = weights.upper[q] * load(taps.row(first + q, i - 1) + j) + weights.lower[q] * run[q];
+    transpose<A>(run);
+    const int columns = nx - j < L ? nx - j : L;
+    for (int c = 0; c < columns; ++c) write_run<Out, A>(target, (j + c) * step_x + (i - 1) * step_y, run[c], count);
   }
 }
 
@@ -115,24 +158,35 @@ void lookup_tile(const CorrLookup& op, Out* out, bool stream, int64_t item, int6
                  const TapRows<typename P::Sum>& taps) {
   using E = typename P::Element;
   using A = typename P::Sum;
+  constexpr int L = lanes<A>;
   const FeatureMap& map1 = op.fmap1;
   const int64_t b = item / op.centres, n = item % op.centres, plane = map1.height * map1.width;
   const E* fmap1 = static_cast<const E*>(map1.data) + b * map1.stride_b + y * map1.stride_y + x * map1.stride_x;
   int64_t stride1 = map1.stride_x;
+  Ahead queries_below;
   if (map1.stride_c != 1) {
     fmap1 = pack_tile(fmap1, map1, count, op.channels, reinterpret_cast<E*>(taps.data + taps.size()));
     stride1 = op.channels;
+  } else if (y + 1 < map1.height) {
+    const int64_t bytes = count * stride1 * static_cast<int64_t>(sizeof(E));
+    queries_below = {fmap1 + map1.stride_y, bytes, op.num_levels * taps.rows};
   }
   for (int l = 0; l < op.num_levels; ++l) {
     Window<A> windows[kMaxTile];
     for (int q = 0; q < count; ++q) windows[q] = place_window<A>(op, l, b, n, y, x + q);
+    BlendWeights<A> weights[kMaxTile / L];
+    for (int q = 0; q < count; q += L) weights[q / L] = {windows + q, at_most(count - q, L), static_cast<A>(op.scale)};
     const int64_t first = (item * op.num_levels + l) * op.window() * plane + y * map1.width + x;
     const Target<Out> target{out + first, plane, stream};
     if (!stream) prefetch(target, op.window(), count);
-    tile_taps<P>(fmap1, stride1, LevelView<E>(op.levels[l], b), windows, count, op.channels, taps);
-    for (int q = 0; q < count; q += lanes<A>)
-      blend_windows<Out, A>(op, windows, q, count - q < lanes<A> ? count - q : lanes<A>, taps,
-                            {target.first + q, plane, stream});
+    const LevelView<E> level(op.levels[l], b);
+    Ahead pixels_below = row_below(level, op.levels[l].height, windows, count, taps.rows);
+    tile_taps<P>(fmap1, stride1, level, windows, count, op.channels, taps, [&](int i) {
+      pixels_below.step();
+      queries_below.step();
+      for (int q = 0; q < count; q += L)
+        blend_row<Out, A>(op, weights[q / L], q, at_most(count - q, L), i, taps, {target.first + q, plane, stream});
+    });
   }
 }
 

@@ -175,10 +175,11 @@ inline bool pairable(const Window<A>& a, const Window<A>& b, int* shift) {
 
 // taps[q][i][j] = <fmap1 of query q, pixel (i, j) of its window>, zero outside. The queries take turns at one window
 // row, so that the pixels they share stay in the first-level cache; nothing depends on their flow being smooth.
-template <class P>
+// Calls row_done(i) when row i of all of them is there.
+template <class P, class RowDone>
 inline void tile_taps(const typename P::Element* fmap1, int64_t stride1, const LevelView<typename P::Element>& level,
                       const Window<typename P::Sum>* windows, int count, int64_t channels,
-                      const TapRows<typename P::Sum>& taps) {
+                      const TapRows<typename P::Sum>& taps, const RowDone& row_done) {
   using Table = DotTable<P>;
   constexpr auto row_sizes = std::make_integer_sequence<int, kRowBlock>();
   constexpr auto pair_sizes = std::make_integer_sequence<int, kPairBlock>();
@@ -206,6 +207,7 @@ inline void tile_taps(const typename P::Element* fmap1, int64_t stride1, const L
                                     taps.row(q, i) + window.left + first);
       });
     }
+    row_done(i);
   }
 }
 
