@@ -96,7 +96,7 @@ struct Ahead {
 // The pixels under the windows of a tile: what the tile below reads first.
 template <class E, class A>
 Ahead row_below(const LevelView<E>& level, int64_t height, const Window<A>* windows, int count, int64_t shares) {
-  constexpr int widest = 4 * kMaxTile;  // further apart, the flow is not smooth and the guess worth nothing
+  constexpr int widest = 4 * kMaxTile;        // further apart, the flow is not smooth and the guess worth nothing
   int left = 1 << 30, right = 0, bottom = 0;  // no level is that wide
   for (int q = 0; q < count; ++q) {
     const Window<A>& window = windows[q];
