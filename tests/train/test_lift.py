@@ -99,6 +99,30 @@ def test_adapters_without_peft_say_what_to_install(monkeypatch):
         choose_trainable(transformer, LiftModelConfig(lora_rank=4))
 
 
+def test_adapters_alone_are_trained_and_written(tmp_path, translations):
+    """A second transformer with the written adapters gives what the trained one gives."""
+    pytest.importorskip("peft")
+    before = restoration_of("daflow-tiny", None)
+    before.save(tmp_path / "before")
+    options = ("model.lora_rank=2", f"model.init={tmp_path / 'before'}", "train.schedule=constant", "train.ema=0")
+    trainer = make(translations(), tmp_path / "run", *options)
+    trainer.run()
+    trained = trainer.stage.transformer
+    moved = {name for name, parameter in trained.named_parameters() if parameter.requires_grad}
+    assert moved
+    assert all("lora_" in name for name in moved)
+    base = before.transformer.state_dict()
+    kept = {name.replace(".base_layer", ""): x for name, x in trained.state_dict().items() if "lora_" not in name}
+    assert all(torch.equal(base[name], x) for name, x in kept.items())
+
+    other = restoration_of("daflow-tiny", str(tmp_path / "before")).transformer
+    other.load_lora_adapter(str(tmp_path / "run" / "lora"), prefix=None, use_safetensors=True)
+    names = [name for name in trained.state_dict() if "lora_B" in name]
+    written = {name.replace("default_0", "default"): x for name, x in other.state_dict().items()}
+    assert any(trained.state_dict()[name].abs().max() > 0 for name in names)
+    assert all(torch.equal(trained.state_dict()[name], written[name]) for name in names)
+
+
 def test_recomputed_activations_change_no_loss(tmp_path, translations):
     for name in ("false", "true"):
         make(translations(), tmp_path / name, f"train.checkpointing={name}", "train.steps=2").run()

@@ -208,6 +208,16 @@ def test_tensorboard_that_is_missing_is_named(tmp_path, flow_config, translation
         make(flow_config("train.tensorboard=true"), translations(), tmp_path).run()
 
 
+def test_tensorboard_gets_every_loss(tmp_path, flow_config, translations):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    make(flow_config("train.tensorboard=true", "train.steps=2", "train.log_every=1"), translations(), tmp_path).run()
+    board = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (tag,) = (tag for tag in board.Tags()["scalars"] if tag.endswith("loss"))
+    logged = [(one["step"], one["loss"]) for one in checkpoint.records(tmp_path) if "loss" in one]
+    assert [(event.step, pytest.approx(event.value)) for event in board.Scalars(tag)] == logged
+    assert len(logged) == 2
+
+
 @pytest.mark.slow
 def test_it_overfits_a_few_clips(tmp_path, flow_config, translations):
     config = flow_config(
