@@ -19,6 +19,7 @@ from . import timing
 from .corr_block import CHANNELS, GFLOPS_GOAL, GOALS, LEVELS, LOOKUPS, RADIUS, Grid, inputs
 
 OP = "corr_lookup"
+DETERMINISTIC_GOAL = 2.0  # times the fast gradients, on CUDA
 BFLOAT16_GOAL = 1.5  # times float32, where the machine multiplies bfloat16
 CEILING = 1536  # side of the matrix product that shows what the machine gives at most
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16")
@@ -215,6 +216,37 @@ def backward_records(grid: Grid, device: str) -> Iterator[timing.Record]:
     }
     for name, time in timing.interleaved(ways, repeats=7, device=device).items():
         yield _record(f"gradient of {name}, {_spell(grid)}", grid, time, lookups=3 if name == "all three" else 1)
+    if device == "cuda":
+        for dtype in (torch.float32, torch.bfloat16):
+            yield deterministic_record(grid, device, dtype)
+
+
+def deterministic_record(grid: Grid, device: str, dtype: torch.dtype) -> timing.Record:
+    """The gradients of both feature maps: the mode with equal bits in every run as a multiple of the fast one."""
+    fmap1, pyramid, coords = arguments(grid, device, dtype)
+    upstream = torch.randn(1, LEVELS * (2 * RADIUS + 1) ** 2, *grid, device=device)
+
+    def gradient(deterministic: bool) -> list[torch.Tensor]:
+        return torch.ops.daflow_ext.corr_lookup_backward(
+            upstream, fmap1, pyramid, coords, [RADIUS, RADIUS], scale=None, order="xy", need_fmap1=True,
+            need_pyramid=True, need_coords=False, deterministic=deterministic,
+        )  # fmt: skip
+
+    fast, exact = gradient(False), gradient(True)
+    for one, other in zip(fast[2:], exact[2:], strict=True):
+        rounding = 1e-5 if dtype == torch.float32 else 2.0**-7
+        timing.gate("gradient of the pyramid", one, other, atol=rounding * other.abs().max().item())
+    ways = {"fast": lambda: gradient(False), "deterministic": lambda: gradient(True)}
+    times = timing.interleaved(ways, repeats=15, warmup=2, device=device)
+    return timing.Record(
+        OP,
+        f"deterministic gradients, {_spell(grid)}, {str(dtype)[6:]}",
+        times["deterministic"].median / times["fast"].median,
+        "x fast",
+        goal=DETERMINISTIC_GOAL,
+        at_least=False,
+        details={**times["deterministic"].milliseconds(), "fast": times["fast"].milliseconds()},
+    )
 
 
 @contextlib.contextmanager
