@@ -1,6 +1,7 @@
 """corr_lookup: RAFT's correlation window, computed on the fly from the feature maps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -83,8 +84,16 @@ def _tf32_is_allowed() -> bool:
 
 
 def _fake(
-    fmap1, fmap2_pyramid, coords, radius, scale=None, order="xy", out_dtype=None, channels_last=False, allow_tf32=False
-):
+    fmap1: torch.Tensor,
+    fmap2_pyramid: Sequence[torch.Tensor],
+    coords: torch.Tensor,
+    radius: Sequence[int],
+    scale: float | None = None,
+    order: str = "xy",
+    out_dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    allow_tf32: bool = False,
+) -> torch.Tensor:
     window = (2 * radius[0] + 1) * (2 * radius[1] + 1) * len(fmap2_pyramid)
     outer, inner = coords.shape[:-3], coords.shape[-2:]
     dtype = out_dtype or torch.float32
@@ -93,14 +102,15 @@ def _fake(
     return fmap1.new_empty((*outer, window, *inner), dtype=dtype)
 
 
-def _setup_context(ctx, inputs, keyword_only_inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, keyword_only_inputs: dict, output: Any) -> None:
     fmap1, fmap2_pyramid, coords, radius = inputs
     ctx.save_for_backward(fmap1, coords, *fmap2_pyramid)
     ctx.radius, ctx.scale, ctx.order = radius, keyword_only_inputs["scale"], keyword_only_inputs["order"]
+    ctx.allow_tf32 = keyword_only_inputs["allow_tf32"]
     ctx.pyramid_needs_grad = any(level.requires_grad for level in fmap2_pyramid)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple:
     fmap1, coords, *fmap2_pyramid = ctx.saved_tensors
     grad_fmap1, grad_coords, *grad_pyramid = torch.ops.daflow_ext.corr_lookup_backward(
         grad,
@@ -114,6 +124,7 @@ def _backward(ctx, grad):
         need_pyramid=ctx.pyramid_needs_grad,
         need_coords=ctx.needs_input_grad[2],
         deterministic=torch.are_deterministic_algorithms_enabled(),
+        allow_tf32=ctx.allow_tf32,
     )
     return (
         grad_fmap1 if ctx.needs_input_grad[0] else None,
@@ -124,8 +135,19 @@ def _backward(ctx, grad):
 
 
 def _backward_fake(
-    grad, fmap1, fmap2_pyramid, coords, radius, scale, order, need_fmap1, need_pyramid, need_coords, deterministic
-):
+    grad: torch.Tensor,
+    fmap1: torch.Tensor,
+    fmap2_pyramid: Sequence[torch.Tensor],
+    coords: torch.Tensor,
+    radius: Sequence[int],
+    scale: float | None,
+    order: str,
+    need_fmap1: bool,
+    need_pyramid: bool,
+    need_coords: bool,
+    deterministic: bool,
+    allow_tf32: bool = False,
+) -> list[torch.Tensor]:
     # channels_last feature gradients; an output that is not needed has no elements
     grads = [
         empty_channels_last(fmap1, *fmap1.shape) if need_fmap1 else fmap1.new_empty(0),
