@@ -141,6 +141,11 @@ inline int shuffle_xor(int value, int mask, CUDA_HOST_SITE) {
 inline bool any_in_warp(bool predicate, CUDA_HOST_SITE) {
   return cuda_host::meet(cuda_host::Meeting::kAny, predicate, 0, {file, line}) != 0;
 }
+inline uint32_t ballot(bool predicate, CUDA_HOST_SITE) {
+  const uint32_t bit = static_cast<uint32_t>(predicate) << threadIdx.x % 32;
+  return cuda_host::meet(cuda_host::Meeting::kAny, bit, 0, {file, line});
+}
+inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
 
 inline void atomic_add(float* target, float value) { *target += value; }
 inline void atomic_add(int64_t* target, int64_t value) {
