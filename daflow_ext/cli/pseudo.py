@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     (predictor,) = _data.load_predictors(args)
-    dataset = Folder(args.input, clip=predictor.clip)
+    dataset = Folder(args.input, clip=predictor.clip, shorter=True)
     with tqdm(total=len(dataset), unit="pair", disable=None) as bar:
         manifest = write_pseudo(
             dataset,

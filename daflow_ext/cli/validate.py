@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--no-clean leaves nothing to score; add --degrade or --lq-root")
     predictors = _data.load_predictors(args)
     window = _window(args)
-    make = _data.opener(args, clip=max(one.clip for one in predictors))
+    make = _data.opener(args, clip=max(one.clip for one in predictors), shorter=True)
 
     def open_level(level: str):
         if level == "lq":

@@ -100,6 +100,7 @@ class FlowDataset(torch.utils.data.Dataset):
     Args:
         root: the data set's folder, laid out as its publisher does (``layout``).
         clip: frames per clip, at least 2.
+        shorter: a sequence of fewer frames is a clip as it is (evaluation), not an error.
         every_pair: read the truth of all pairs of the clip (training), not only of the scored one.
         degrade: makes low quality from high on the fly: ``degrade(frames uint8 [F, H, W, 3], seed) -> same``.
         lq_root: folder with precomputed low-quality frames under the same relative paths; instead of ``degrade``.
@@ -125,6 +126,7 @@ class FlowDataset(torch.utils.data.Dataset):
         *,
         split: str = "training",
         clip: int = 2,
+        shorter: bool = False,
         every_pair: bool = False,
         degrade: Callable[[np.ndarray, int], np.ndarray] | None = None,
         lq_root: PathLike | None = None,
@@ -136,7 +138,7 @@ class FlowDataset(torch.utils.data.Dataset):
         if split not in self.splits:
             raise ValueError(f"{self.name}: split must be one of {', '.join(self.splits)}, got {split!r}")
         self.root, self.split = pathlib.Path(root), split
-        self.clip, self.every_pair = clip, every_pair
+        self.clip, self.shorter, self.every_pair = clip, shorter, every_pair
         self.low_quality = LowQuality.choose(self.name, self.root, degrade, lq_root, lq_window, seed)
         if not self.root.is_dir():
             raise self.layout_error(f"{self.root} is no folder")
@@ -145,7 +147,7 @@ class FlowDataset(torch.utils.data.Dataset):
         if not self.items:
             raise self.layout_error(f"no frame pair was found in {self.root}")
         longest = max(len(one.frames) for one in self.sequences)
-        if clip > longest:
+        if clip > longest and not shorter:
             raise ValueError(f"{self.name}: a clip of {clip} frames was asked for, the longest sequence has {longest}")
 
     # -- what a data set defines --------------------------------------------------------------------------------------
@@ -184,12 +186,13 @@ class FlowDataset(torch.utils.data.Dataset):
             raise BadItemError(f"{name}: {error}", name, str(error)) from error
 
     def _read(self, sequence: FlowSequence, pair: int, name: str, index: int) -> Clip:
-        first = min(pair, len(sequence.frames) - self.clip)
+        length = min(self.clip, len(sequence.frames)) if self.shorter else self.clip
+        first = min(pair, len(sequence.frames) - length)
         if first < 0:
             raise ValueError(f"the sequence has {len(sequence.frames)} frames, a clip needs {self.clip}")
-        frames = sequence.frames.read(first, first + self.clip)
+        frames = sequence.frames.read(first, first + length)
         scored = pair - first
-        flow, valid, masks = self._read_truths(sequence, first, scored, frames.shape[1:3])
+        flow, valid, masks = self._read_truths(sequence, range(first, first + length - 1), scored, frames.shape[1:3])
         lq = self.low_quality(sequence, first, frames) if self.low_quality else None
         meta = {
             "dataset": self.name,
@@ -203,11 +206,11 @@ class FlowDataset(torch.utils.data.Dataset):
         return Clip(frames, lq, flow, valid, masks, meta)
 
     def _read_truths(
-        self, sequence: FlowSequence, first: int, scored: int, size: tuple[int, int]
+        self, sequence: FlowSequence, pairs: range, scored: int, size: tuple[int, int]
     ) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, np.ndarray]]:
         """Stacked truth of the clip's pairs (zeros and invalid where none is read) and the scored pair's masks."""
-        wanted = range(self.clip - 1) if self.every_pair else [scored]
-        found = {t: sequence.truth[first + t] for t in wanted if first + t in sequence.truth}
+        wanted = range(len(pairs)) if self.every_pair else [scored]
+        found = {t: sequence.truth[pairs[t]] for t in wanted if pairs[t] in sequence.truth}
         if not found:
             return None, None, {}
         flows, valids, masks = None, np.zeros(0, bool), {}
@@ -218,8 +221,8 @@ class FlowDataset(torch.utils.data.Dataset):
                     f"{truth.flow} is {valid.shape[1]}x{valid.shape[0]}, its frames are {size[1]}x{size[0]} pixels"
                 )
             if flows is None:
-                flows = np.zeros((self.clip - 1, *flow.shape), np.float32)
-                valids = np.zeros((self.clip - 1, *valid.shape), bool)
+                flows = np.zeros((len(pairs), *flow.shape), np.float32)
+                valids = np.zeros((len(pairs), *valid.shape), bool)
             flows[t], valids[t] = flow, valid
             if t == scored:
                 masks = self.read_masks(truth, valid)

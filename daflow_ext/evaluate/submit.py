@@ -73,7 +73,8 @@ def open_parts(name: str, root: pathlib.Path | None, clip: int) -> dict[str, Flo
         LayoutError: the test split is not there.
     """
     rule = BENCHMARKS[name]
-    return {part: open_dataset(kind, root, split=rule.split, clip=clip) for part, kind in rule.parts.items()}
+    options = {"split": rule.split, "clip": clip, "shorter": True}
+    return {part: open_dataset(kind, root, **options) for part, kind in rule.parts.items()}
 
 
 def write_submission(

@@ -48,6 +48,20 @@ def test_a_missing_neighbour_keeps_its_place(trees, tmp_path):
     assert "frame_0003.png does not exist" in bad(dataset, 2)
 
 
+def test_short_sequences_are_whole_clips_if_asked_for(trees, tmp_path):
+    root = trees.sintel(tmp_path)  # 4 frames per sequence
+    with pytest.raises(ValueError, match="a clip of 9 frames was asked for, the longest sequence has 4"):
+        datasets.Sintel(root, clip=9)
+    short = datasets.Sintel(root, clip=9, shorter=True)
+    clip, pair = short[1], datasets.Sintel(root)[1]
+    assert (len(clip.frames), clip.flow.shape[0], clip.meta["first"], clip.meta["pair"]) == (4, 3, 0, 1)
+    assert np.array_equal(clip.frames[1:3], pair.frames)
+    assert np.array_equal(clip.flow[1], pair.flow[0])
+    assert clip.valid[1].any()
+    assert not clip.valid[[0, 2]].any()
+    assert datasets.Sintel(root, clip=9, shorter=True, every_pair=True)[1].valid.any(axis=(1, 2)).all()
+
+
 @pytest.mark.parametrize(
     ("maker", "name", "missing", "item"),
     [
