@@ -43,10 +43,10 @@ An OUT that ends in the suffix of a format takes the flow of a single pair itsel
 all; when a later frame cannot be read or the disk is full, the files before it stay. The same command goes on where a
 run ended, however it ended; with other settings it asks for --overwrite.
 
-models: raft-tiny-lq, a small RAFT trained on degraded video, comes with the package and is the default. Others: RAFT
-(--weights or --model), or DA-Flow (--model): it reads three frames at a time and matches in the features of a
-restoration transformer. --feature-steps first runs that transformer once per three frames, all runs every denoising
-step and averages their flows.
+models: daflow-tiny, a small DA-Flow trained on degraded video, comes with the package and is the default; raft-tiny-lq,
+too, is several times faster. Others: RAFT (--weights or --model) or a DA-Flow folder (--model). DA-Flow reads three
+frames at a time and joins RAFT's features with those of a restoration transformer. --feature-steps first runs that
+transformer once per three frames, all runs every denoising step and averages their flows.
 
 formats: flo (Middlebury), png16 (KITTI, rounds to 1/64 pixel, up to 512), npy and npz (2, H, W), flo5 (HDF5), pfm."""
 EXAMPLE = "daflow infer frame1.png frame2.png -o out --viz"

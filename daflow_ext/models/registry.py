@@ -11,7 +11,7 @@ from .raft import RAFT
 if TYPE_CHECKING:
     from .pipeline import DAFlowPipeline
 
-DEFAULT_MODEL = "raft-tiny-lq"
+DEFAULT_MODEL = "daflow-tiny"
 """What ``daflow infer`` and ``daflow demo`` use unless told otherwise."""
 
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "weights"
@@ -55,7 +55,7 @@ _MODELS = (
     ),
     ModelInfo(
         "raft-tiny-lq",
-        "RAFT-small, fine-tuned on degraded rendered scenes: for bad video, the default",
+        "RAFT-small, fine-tuned on degraded rendered scenes: the baseline without diffusion features, and faster",
         990_162,
         "that of daflow_ext; fine-tuned from raft-small (BSD-3-Clause)",
         "`daflow train flow --config raft-tiny-lq`; its model card has the run",
@@ -69,10 +69,10 @@ _MODELS = (
     ),
     ModelInfo(
         "daflow-tiny",
-        "the same in small: pixel-unshuffle for the VAE, 8 layers of width 128, RAFT-small",
+        "the same in small, for bad video: pixel-unshuffle for the VAE, 8 layers of width 128, RAFT-small; the default",
         7_437_362,
-        "that of daflow_ext",
-        "none yet; to be trained",
+        "that of daflow_ext; its RAFT fine-tuned from raft-small (BSD-3-Clause)",
+        "`daflow train lift` and `daflow train flow`; its model card has the runs",
     ),
 )
 
