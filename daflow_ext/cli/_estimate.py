@@ -293,9 +293,10 @@ def _flow(
 class DAFlowEstimator:
     """A DA-Flow pipeline, chunk by chunk; see :class:`Estimator`."""
 
-    name, stride = "DA-Flow", 2
+    stride = 2
 
     def __init__(self, pipe, *, seed: int = 0, **options):
+        self.name = pathlib.Path(pipe.config.get("_name_or_path") or "DA-Flow").name
         self.model, self.seed, self.options = pipe, seed, options
         self.device, self.iters = pipe.device, options["iters"]
         self.settings = {

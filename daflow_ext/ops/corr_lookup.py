@@ -78,9 +78,12 @@ def corr_lookup(
     return run(fmap1, fmap2_pyramid, coords, radius, **options)
 
 
-@torch.compiler.assume_constant_result  # torch.compile guards on the setting itself
 def _tf32_is_allowed() -> bool:
     return torch.backends.cuda.matmul.fp32_precision == "tf32"  # what allow_tf32 and its successors set
+
+
+# torch.compiler.assume_constant_result without its import of torch._dynamo; torch.compile guards on the setting itself
+_tf32_is_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _fake(

@@ -84,9 +84,10 @@ def test_the_files_are_the_pipelines_flow(daflow, pipeline_folder, clip, tmp_pat
         assert pair["mean_confidence"] == pytest.approx(output.confidence[0, index].mean().item())
         assert read_image(pair["color"]).shape == (3, 40, 50)
     settings = json.loads((out / SETTINGS).read_text())
-    expected = {"model": "DA-Flow", "seed": 3, "num_inference_steps": 2, "feature_steps": [0, 1], "iters": 2}
+    name = pipeline_folder.name
+    expected = {"model": name, "seed": 3, "num_inference_steps": 2, "feature_steps": [0, 1], "iters": 2}
     assert settings | expected == settings
-    assert (summary["model"], summary["feature_steps"]) == ("DA-Flow", [0, 1])
+    assert (summary["model"], summary["feature_steps"]) == (name, [0, 1])
 
 
 def test_two_frames_into_one_file(daflow, pipeline_folder, clip, tmp_path):
