@@ -7,6 +7,7 @@ import numpy as np
 from ..frames.degrade import CORRUPTIONS, LEVELS, PRESETS, corrupt, degrade
 
 CLEAN = "clean"
+"""The level of frames as they are."""
 
 
 @dataclasses.dataclass(frozen=True)

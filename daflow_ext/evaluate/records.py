@@ -30,7 +30,7 @@ class RecordFile:
         try:
             found = [json.loads(line) for line in lines]
             stored = dict(found[0]["settings"])
-            self.records = {key_of(record): record for record in found[1:] if isinstance(record["identity"], str)}
+            self.records = {key_of(record): record for record in found[1:]}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.path} is no record of a validation: {error}") from error
         different = sorted(
@@ -73,9 +73,9 @@ class RecordFile:
         for (name, at, item), record in self.records.items():
             if name != model:
                 continue
-            if record["identity"] != identity:
+            if record.get("identity") != identity:
                 raise ValueError(
-                    f"{self.path} holds results of another {model!r} ({record['identity']}, now {identity}); "
+                    f"{self.path} holds results of another {model!r} ({record.get('identity')}, now {identity}); "
                     "name one of them with --model NAME=FILE, give another output folder, or --restart"
                 )
             if at == level and "error" not in record:

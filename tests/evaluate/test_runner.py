@@ -140,6 +140,15 @@ def test_results_of_other_settings_or_models_are_not_mixed(trees, tmp_path):
         RecordFile(tmp_path / "other.jsonl", {})
 
 
+def test_records_without_an_identity_are_kept(tmp_path):
+    record = {"model": "lifted", "level": "clean", "item": "clip0", "table": [1.0]}
+    RecordFile(tmp_path / "table.jsonl", {}).add(record)
+    again = RecordFile(tmp_path / "table.jsonl", {})
+    assert again.records == {("lifted", "clean", "clip0"): record}
+    with pytest.raises(ValueError, match=r"another 'lifted' \(None, now zero\)"):
+        again.done("lifted", "zero", "clean")
+
+
 def test_a_bad_item_stops_the_run_or_is_counted_and_named(trees, tmp_path):
     root = trees.sintel(tmp_path)
     broken = root / "training/flow/alley_1/frame_0002.flo"
