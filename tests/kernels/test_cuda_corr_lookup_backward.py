@@ -79,7 +79,10 @@ def test_the_window_of_raft(cuda_host, poisoned, dtype, flow):
     check(cuda_host, torch.randn(1, 3 * 81, 17, 16), *inputs, [4, 4], scale=0.125)
 
 
-@pytest.mark.parametrize(("radius", "products"), [([0, 0], True), ([0, 9], True), ([7, 7], True), ([8, 9], False)])
+@pytest.mark.parametrize(
+    ("radius", "products"),
+    [([0, 0], True), ([0, 9], True), ([7, 7], True), ([20, 2], True), ([63, 0], True), ([8, 9], False)],
+)
 @pytest.mark.parametrize("order", ["xy", "yx"])
 def test_every_shape_of_window(cuda_host, poisoned, radius, products, order):
     """Windows of more taps than a chunk are left to the kernels without tensor cores."""

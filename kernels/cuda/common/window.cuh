@@ -47,10 +47,11 @@ __host__ __device__ constexpr int chunk_side(int taps) {
   while ((side + 2) * (side + 2) <= taps) ++side;
   return side;
 }
-// Samples of the largest chunk: all of the window up to 15 x 15; a thin window may be longer.
+// Samples of the largest chunk: all of the window if that needs no more than kTaps taps.
 template <int kTaps = kChunkTaps>
 __host__ __device__ inline int chunk_height(const WindowParams& p) {
-  return lesser(2 * p.radius_y + 1, chunk_side(kTaps));
+  const int beside_all_columns = kTaps / (2 * p.radius_x + 2) - 1;
+  return lesser(2 * p.radius_y + 1, beside_all_columns > chunk_side(kTaps) ? beside_all_columns : chunk_side(kTaps));
 }
 template <int kTaps = kChunkTaps>
 __host__ __device__ inline int chunk_width(const WindowParams& p) {
