@@ -1,5 +1,5 @@
 // The scheduler behind cuda_host.h: coroutines for the threads of a block, and the meetings they wait at.
-#include "cuda_host.h"
+#include "common/runtime.cuh"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -22,7 +22,8 @@ namespace cuda_host {
 namespace {
 
 constexpr int kWarpSize = 32;
-constexpr size_t kMaxSharedBytes = 99 * 1024;  // dynamic; the least that a block can have on sm_80 and later
+constexpr size_t kMaxSharedBytes = 99 * 1024;  // the least that a block can ask for on sm_80 and later
+constexpr size_t kUnaskedSharedBytes = 48 * 1024;
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr size_t kCanaryBytes = 64;
 constexpr unsigned char kCanary = 0xa5;
@@ -148,6 +149,8 @@ const std::function<void()>* body = nullptr;
 int running = -1;
 std::string failure;  // of the running launch
 uint64_t products = 0;
+uint64_t launches = 0;
+size_t static_bytes = 0;  // of the running launch
 std::mt19937_64 copy_order;
 
 std::string spell(const Site& site) { return std::string(site.file) + ":" + std::to_string(site.line); }
@@ -339,7 +342,11 @@ unsigned char* dynamic_shared() { return dynamic_start; }
 
 void poison_each_block(void* memory, size_t bytes) { shared_arrays().push_back({memory, bytes}); }
 
-cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size_t shared_bytes) {
+uint64_t launch_number() { return launches; }
+
+void count_static(size_t bytes) { static_bytes += bytes; }
+
+cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size_t shared_bytes, bool asked) {
   const std::lock_guard<std::mutex> lock(launch_mutex);
   const size_t count = block.x;
   if (count == 0 || count > 1024 || count % kWarpSize != 0 || block.y != 1 || block.z != 1 || grid.x == 0 ||
@@ -348,6 +355,8 @@ cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size
   }
   failure.clear();
   products = 0;
+  ++launches;
+  static_bytes = 0;
   copy_order.seed(seed);
   body = &kernel;
   blockDim = block;
@@ -367,6 +376,11 @@ cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size
     blockIdx = dim3(static_cast<unsigned>(index % grid.x), static_cast<unsigned>(index / grid.x % grid.y),
                     static_cast<unsigned>(index / grid.x / grid.y));
     run_block(random, order);
+    const size_t most = asked ? kMaxSharedBytes : kUnaskedSharedBytes;
+    if (failure.empty() && static_bytes + shared_bytes > most) {
+      failure = "a block needs " + std::to_string(static_bytes + shared_bytes) + " bytes of shared memory, " +
+                std::to_string(static_bytes) + " of them static, and has " + std::to_string(most);
+    }
     if (failure.empty()) continue;
     message = failure + " (block " + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ")";
     return cudaErrorLaunchFailure;

@@ -67,7 +67,8 @@ struct Site {
 
 enum class Meeting { kBlock, kWarp, kShuffle, kAny, kCombine };
 
-cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size_t shared_bytes);
+// asked: for more than the 48 KB of shared memory that a block has otherwise.
+cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size_t shared_bytes, bool asked);
 // The calling thread waits for its block or warp; returns what the collective gives to this thread.
 uint32_t meet(Meeting kind, uint32_t value, int argument, Site site);
 // The calling thread waits for its warp; then `function` is called once with what every lane has brought.
@@ -82,6 +83,9 @@ void wait_for_copies(int pending);
 unsigned char* dynamic_shared();
 // Memory that becomes NaN at every start of a block.
 void poison_each_block(void* memory, size_t bytes);
+// The number of the running launch; and that its kernel has a static array of so many bytes.
+uint64_t launch_number();
+void count_static(size_t bytes);
 
 // A __shared__ array: one per declaration, bounds checked.
 template <class T, int kCount>
@@ -93,12 +97,22 @@ class Shared {
   }
   T& operator[](int index) {
     if (index < 0 || index >= kCount) fail("index outside a shared array", {"index", index});
+    count();
     return data_[index];
   }
-  operator T*() { return data_; }
+  operator T*() {
+    count();
+    return data_;
+  }
 
  private:
+  void count() {
+    if (seen_ == launch_number()) return;
+    seen_ = launch_number();
+    count_static(sizeof data_);
+  }
   alignas(16) T data_[kCount];
+  uint64_t seen_ = 0;
 };
 
 template <class Vector>
@@ -120,7 +134,7 @@ namespace cuda {
 template <class Params>
 cudaError_t launch(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
                    const Params& params) {
-  return cuda_host::run([&] { kernel(params); }, grid, block, shared_bytes);
+  return cuda_host::run([&] { kernel(params); }, grid, block, shared_bytes, shared_bytes > kPlainSharedBytes);
 }
 
 inline unsigned char* dynamic_shared() { return cuda_host::dynamic_shared(); }

@@ -68,7 +68,9 @@ def test_forward(cuda_host, poisoned, channels, dtype, flow):
     assert cuda_host.products > 0
 
 
-@pytest.mark.parametrize("radius", [[0, 0], [1, 1], [3, 3], [5, 5], [6, 6], [8, 8], [0, 4], [4, 0], [2, 7], [0, 90]])
+@pytest.mark.parametrize(
+    "radius", [[0, 0], [1, 1], [3, 3], [5, 5], [6, 6], [8, 8], [0, 4], [4, 0], [2, 7], [0, 90], [40, 1]]
+)
 @pytest.mark.parametrize("order", ["xy", "yx"])
 def test_every_shape_of_window(cuda_host, poisoned, radius, order):
     """Also windows of more taps than a chunk."""
@@ -77,6 +79,13 @@ def test_every_shape_of_window(cuda_host, poisoned, radius, order):
     fmap1 = channels_last(1, 16, 9, 10, dtype=torch.float16)
     check(cuda_host, fmap1, pyramid, coords, radius, order=order, scale=0.37)
     assert cuda_host.products > 0
+
+
+@pytest.mark.parametrize(("channels", "radius"), [(64, [0, 22]), (128, [2, 4]), (192, [0, 6])])
+def test_little_less_than_the_shared_memory_of_a_block(cuda_host, channels, radius):
+    """Where the dynamic part alone is within 48 KB, but not with the static arrays beside it."""
+    fmap1, fmap2 = (channels_last(1, channels, *size, dtype=torch.float16) for size in [(8, 8), (12, 50)])
+    check(cuda_host, fmap1, [fmap2], pixels(1, 8, 8) + 0.5, radius)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -73,11 +73,16 @@ __global__ void vote(Params p) {
   p.data[threadIdx.x] = any_in_warp(threadIdx.x == 40) ? 1.0f : 0.0f;
 }
 
+__global__ void large_static(Params) {
+  DAFLOW_SHARED(float, line, 48 * 256);
+  line[0] = 0;
+}
+
 using Kernel = void (*)(Params);
 const Kernel kernels[] = {reverse,   refill,     half_a_block_at_the_barrier, barriers_in_two_branches,
                           half_a_warp_shuffles,  misaligned,                  beyond_shared,
                           beyond_dynamic_shared, unwritten_shared,            ordered_sum,
-                          warp_sum,              vote};
+                          warp_sum,              vote,                        large_static};
 
 extern "C" __attribute__((visibility("default"))) int run(int kernel, float* data, int mode) {
   return launch(kernels[kernel], dim3(1), dim3(64), 64 * sizeof(float), nullptr, Params{data, mode});
@@ -96,6 +101,7 @@ extern "C" __attribute__((visibility("default"))) void narrow(const float* value
 NAMES = [
     "reverse", "refill", "half_a_block_at_the_barrier", "barriers_in_two_branches", "half_a_warp_shuffles",
     "misaligned", "beyond_shared", "beyond_dynamic_shared", "unwritten_shared", "ordered_sum", "warp_sum", "vote",
+    "large_static",
 ]  # fmt: skip
 
 
@@ -150,6 +156,7 @@ def test_a_missing_barrier_changes_the_result(library, line, name):
         ("misaligned", r"misaligned vector access at .*\.cu:\d+"),
         ("beyond_shared", r"index outside a shared array at index:64"),
         ("beyond_dynamic_shared", r"a write past the end of dynamic shared memory"),
+        ("large_static", r"a block needs 49408 bytes of shared memory, 49152 of them static, and has 49152"),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 3])

@@ -1,17 +1,26 @@
 // What host code needs to launch a kernel: streams, errors, launch(). Free of torch.
 #pragma once
 
-#ifdef DAFLOW_CUDA_HOST
-#include "cuda_host.h"  // the same on the CPU, for tests
-#else
-#include <cuda_runtime_api.h>
-
+#include <cstddef>
 #include <cstdint>
 
 namespace daflow {
 namespace cuda {
 
-constexpr size_t kPlainSharedBytes = 48 * 1024;  // more dynamic shared memory has to be asked for
+// A block has 48 KB of shared memory, static arrays included, unless more dynamic memory is asked for; this is when
+// launch() asks. The rest is for the arrays.
+constexpr size_t kPlainSharedBytes = 32 * 1024;
+
+}  // namespace cuda
+}  // namespace daflow
+
+#ifdef DAFLOW_CUDA_HOST
+#include "cuda_host.h"  // the same on the CPU, for tests
+#else
+#include <cuda_runtime_api.h>
+
+namespace daflow {
+namespace cuda {
 
 // Every kernel takes one parameter struct by value. A function, not <<<>>>, so that any C++ compiler can read it.
 template <class Params>

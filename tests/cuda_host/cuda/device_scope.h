@@ -3,7 +3,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include "cuda_host.h"
+#include "common/runtime.cuh"
 
 namespace daflow {
 
