@@ -8,6 +8,7 @@ python -m benchmarks.run --device cuda --save    also write benchmarks/results/<
 """
 
 import argparse
+import functools
 import importlib
 import json
 import pathlib
@@ -15,6 +16,8 @@ import pkgutil
 import re
 import sys
 import time
+import traceback
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -26,7 +29,10 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 1 if a result was wrong (and therefore not timed). A missed goal is reported, not an error."""
+    """Exit status: 0, or 1 if a result was wrong (and therefore not timed) or a benchmark failed; the others go on.
+
+    A missed goal is reported, not an error. Records are written after every op, so that none is lost with a later one.
+    """
     options = _parser().parse_args(arguments)
     environment = timing.environment(options.device)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides of a comparison
@@ -45,13 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
             except timing.WrongResultError as error:
                 failed = True
                 print(f"{op:16} WRONG RESULT: {error}", file=sys.stderr)
+            except ModuleNotFoundError as error:
+                print(f"{op:16} stops, as something is not installed: {error}", file=sys.stderr)
+            except Exception:
+                failed = True
+                print(f"{op:16} FAILED: {traceback.format_exc()}", file=sys.stderr)
             print(f"{op:16} took {time.perf_counter() - begin:.0f} s", flush=True)
+            if sink is not None:
+                _write(sink, lines, keep=options.save)
     if sink is not None:
-        kept = _of_other_ops(sink, lines) if options.save else []
-        sink.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(sink) as path:
-            path.write_text("".join(f"{line}\n" for line in kept + lines))
-        print(f"wrote {len(lines)} records to {sink}, beside {len(kept)} of other ops")
+        print(f"wrote {len(lines)} records to {sink}")
     return 1 if failed else 0
 
 
@@ -68,14 +77,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _benchmarks() -> dict[str, object]:
-    """Every module of this package that has ``records``."""
-    modules = {info.name: importlib.import_module(f"{__package__}.{info.name}") for info in _modules()}
-    return {name: module.records for name, module in modules.items() if hasattr(module, "records")}
+@functools.cache
+def _benchmarks() -> dict[str, Callable[[bool, str], Iterator[timing.Record]]]:
+    """Every module of this package that has ``records``, but those that need a package which is not installed."""
+    found = {}
+    for info in _modules():
+        try:
+            module = importlib.import_module(f"{__package__}.{info.name}")
+        except ImportError as error:
+            print(f"{info.name:16} is left out: {error}", file=sys.stderr)
+            continue
+        if hasattr(module, "records"):
+            found[info.name] = module.records
+    return found
 
 
 def _modules() -> list[pkgutil.ModuleInfo]:
     return [info for info in pkgutil.iter_modules([str(FOLDER)]) if info.name != "run"]
+
+
+def _write(sink: pathlib.Path, lines: list[str], keep: bool) -> None:
+    """``keep``: what the file says about ops that were not measured."""
+    kept = _of_other_ops(sink, lines) if keep else []
+    sink.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(sink) as path:
+        path.write_text("".join(f"{line}\n" for line in kept + lines))
 
 
 def _of_other_ops(file: pathlib.Path, lines: list[str]) -> list[str]:

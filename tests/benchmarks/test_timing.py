@@ -1,6 +1,7 @@
 """The tools behind every published number."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -65,15 +66,47 @@ def test_the_runner_writes_json_lines_and_reports_wrong_results(tmp_path, monkey
         timing.gate("bad", torch.ones(1), torch.zeros(1), atol=0.5)
         yield timing.Record("bad", "never", 1.0, "x")
 
-    monkeypatch.setattr(run, "_benchmarks", lambda: {"bad": bad, "good": good})
+    def broken(quick, device):
+        yield timing.Record("broken", "before", 3.0, "x")
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(run, "_benchmarks", lambda: {"bad": bad, "broken": broken, "good": good})
     target = tmp_path / "out.jsonl"
     assert run.main(["--quick", "--json", str(target)]) == 1
-    (line,) = target.read_text().splitlines()
+    before, line = target.read_text().splitlines()
     fields = json.loads(line)
+    assert json.loads(before)["op"] == "broken"
     assert (fields["op"], fields["case"], fields["value"]) == ("good", "quick=True cpu", 2.0)
     assert {"date", "torch", "cpu", "commit"} <= fields.keys()
-    assert "WRONG RESULT: bad" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "WRONG RESULT: bad" in said
+    assert "no kernel image" in said
     assert run.main(["--op", "good"]) == 0
+
+
+def test_records_are_written_before_the_next_op(tmp_path, monkeypatch):
+    target = tmp_path / "out.jsonl"
+
+    def good(quick, device):
+        yield timing.Record("good", "case", 2.0, "x")
+
+    def killed(quick, device):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(run, "_benchmarks", lambda: {"good": good, "killed": killed})
+    with pytest.raises(KeyboardInterrupt):
+        run.main(["--json", str(target)])
+    assert json.loads(target.read_text())["op"] == "good"
+
+
+def test_what_needs_a_missing_package_is_left_out(monkeypatch, capsys):
+    run._benchmarks.cache_clear()
+    monkeypatch.setitem(sys.modules, "benchmarks.daflow", None)
+    assert "corr_lookup" in run._benchmarks()
+    assert "daflow" not in run._benchmarks()
+    assert "daflow           is left out" in capsys.readouterr().err
+    run._benchmarks.cache_clear()
 
 
 def test_saving_keeps_the_records_of_other_ops(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 
-import av
 import cv2
 import pytest
 import torch
@@ -92,6 +91,8 @@ def test_folder_with_everything(daflow, tiny_weights, clip, tmp_path):
 
 
 def write_video(path, frames, codec="libx264"):
+    import av
+
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = frames[0].shape[2], frames[0].shape[1], "yuv420p"

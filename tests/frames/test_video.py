@@ -2,12 +2,13 @@
 
 import struct
 
-import av
 import numpy as np
 import pytest
 import torch
 
 from daflow_ext.frames import Video, open_frames
+
+av = pytest.importorskip("av", reason="videos are read with PyAV; pip install av")
 
 COUNT, HEIGHT, WIDTH = 24, 48, 64
 

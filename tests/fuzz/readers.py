@@ -10,7 +10,6 @@ import pathlib
 import tempfile
 from collections.abc import Callable, Iterable
 
-import av
 import cv2
 import h5py
 import numpy as np
@@ -133,6 +132,8 @@ def _video_seeds() -> list[bytes]:
     for suffix, codec, pixels in kinds:
 
         def write(path, codec=codec, pixels=pixels):
+            import av
+
             with av.open(str(path), "w") as container:
                 stream = container.add_stream(codec, rate=10)
                 stream.width, stream.height, stream.pix_fmt = 32, 32, pixels
