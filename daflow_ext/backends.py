@@ -50,12 +50,12 @@ def can_run(op: str, backend: str, device: torch.device | str | None = None) -> 
         return False, f"tensors are on {device}, the {backend} backend needs them on {needed}"
     if device is None and needed == "cuda" and not torch.cuda.is_available():
         return False, "no CUDA device is visible"
-    if backend == "triton" and torch.cuda.is_available():
+    if backend in ("cuda", "triton") and torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability(device)
         if major < 8:
             return (
                 False,
-                f"the triton kernels need compute capability 8.0 or newer, {device or 'cuda'} has {major}.{minor}",
+                f"the {backend} kernels need compute capability 8.0 or newer, {device or 'cuda'} has {major}.{minor}",
             )
     return True, ""
 

@@ -45,6 +45,17 @@ def test_named_backend_that_cannot_run_raises_with_the_reason():
         backends.can_run("conv", "cpu")
 
 
+@pytest.mark.parametrize(("op", "backend"), [("corr_lookup", "cuda"), ("st_attention", "triton")])
+def test_gpus_that_are_too_old_are_refused(monkeypatch, op, backend):
+    """The kernels need the matrix instructions and asynchronous copies of compute capability 8.0."""
+    monkeypatch.setattr(_load, f"{backend.upper()}_MISSING", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    able, reason = backends.can_run(op, backend, "cuda")
+    assert not able
+    assert f"the {backend} kernels need compute capability 8.0 or newer, cuda has 7.5" in reason
+
+
 def test_log_says_once_what_was_chosen():
     result = _run(DAFLOW_LOG="info")
     assert result.returncode == 0, result.stderr
