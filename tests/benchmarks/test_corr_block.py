@@ -32,6 +32,28 @@ def test_a_wrong_block_is_not_timed(small, monkeypatch):
         list(corr_block.forward_records(GRID, "cpu", repeats=1))
 
 
+def test_an_opponent_that_fails_or_is_wrong_is_left_out(capsys):
+    def broken():
+        raise RuntimeError("no kernel image is available")
+
+    opponents = {"good": lambda: torch.ones(3), "wrong": lambda: torch.zeros(3), "broken": broken}
+    assert list(corr_block._right(opponents, lambda: torch.ones(3))) == ["good"]
+    said = capsys.readouterr().out
+    assert "wrong is left out" in said
+    assert "broken is left out: no kernel image" in said
+
+
+def test_gradients_are_compared_away_from_whole_pixels_of_every_level():
+    coords = torch.tensor([3.0, 2.50001, 4.00005, 8.0003, 7.5])  # level 3: 8.0003 is 1.00004, 7.5 is 0.94
+    assert corr_block._steady(coords).tolist() == [0, 1, 0, 0, 1]
+
+
+def test_the_crossover_has_a_record_per_dtype(small):
+    records = list(corr_block.crossover_records(GRID, 12, "cpu"))
+    assert [record.unit for record in records] == ["x volume"] * 2
+    assert records[0].details["volume_bytes"] == 4 * 16 * 24 * (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3)
+
+
 @pytest.mark.parametrize("block", [CorrBlock, PlainCorrBlock])
 def test_build_and_lookup(benchmark, small, block):
     fmap1, fmap2, coords = corr_block.inputs(GRID)
