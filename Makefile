@@ -57,7 +57,8 @@ docs: $(VENV)/.built
 gpu:
 	archs=$$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())'); \
 	  DAFLOW_CUDA=1 DAFLOW_CUDA_ARCHS=$${DAFLOW_CUDA_ARCHS:-$$archs} $(PYTHON) setup.py -q build_ext --inplace
-	status=0; $(PYTHON) -m pytest -q -m gpu --durations 10 tests || status=$$?; \
+	jobs=$$($(PYTHON) -c 'import xdist' 2>/dev/null && echo "-n $(JOBS)" || true); status=0; \
+	  $(PYTHON) -m pytest -q $$jobs -m gpu --durations 10 tests || status=$$?; \
 	  $(PYTHON) -m benchmarks.run --device cuda --quick --save || status=$$?; exit $$status
 
 clean:
