@@ -27,6 +27,8 @@ ISAS = ("generic", "avx2", "avx512", "avx512_bf16")
 PRODUCTS = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """How CUDA multiplies: the dtype of the features; tf32 is float32 that torch allows to be rounded."""
 
+TALL = ", tiles of 8 x 16"  # else of 8 x 8; see docs/ops/corr_lookup.md
+
 ROOFLINE_GOAL = 40.0  # percent, float16 at ROOFLINE_GRID: within 2.5 times of what memory allows
 ROOFLINE_GRID = (135, 240)
 
@@ -113,16 +115,20 @@ def roofline_records(grid: Grid, device: str) -> Iterator[timing.Record]:
         if dtype.itemsize == 2:
             options = {"out_dtype": dtype, "channels_last": True}
             cases[f"{product}, {product} channels-last output"] = product, (fmap1, pyramid, coords), options
+    smooth = {name: case for name, case in cases.items() if not name.endswith("flow") and name != "float32"}
+    cases |= {f"{name}{TALL}": case for name, case in smooth.items()}
     with torch.inference_mode():
         for name, (product, (fmap1, pyramid, coords), options) in cases.items():
             rows = slice(0, 8)  # enough to see a wrong kernel, and quick by the reference
             band = fmap1[:, :, rows], pyramid, coords[:, :, rows], RADIUS
-            out = _multiplying(product, ops.corr_lookup, *band, **options)
+            with _tiles(name, device):
+                out = _multiplying(product, ops.corr_lookup, *band, **options)
             timing.gate(name, out.float(), reference.corr_lookup(*band), atol=_tolerance(product, out.dtype))
-        ways = {
-            name: _repeated(functools.partial(_multiplying, product, ops.corr_lookup, *case, RADIUS, **options), device)
-            for name, (product, case, options) in cases.items()
-        }
+        ways = {}
+        for name, (product, case, options) in cases.items():
+            with _tiles(name, device):
+                call = functools.partial(_multiplying, product, ops.corr_lookup, *case, RADIUS, **options)
+                ways[name] = _repeated(call, device)
         times = timing.interleaved(ways, repeats=10, device=device)
     for name, (product, _, options) in cases.items():
         moved = least_bytes(grid, PRODUCTS[product], options.get("out_dtype", torch.float32))
@@ -168,6 +174,19 @@ def _repeated(call: Callable[[], object], device: str) -> Callable[[], None]:
     with torch.cuda.graph(graph):
         calls()
     return graph.replay
+
+
+@contextlib.contextmanager
+def _tiles(name: str, device: str) -> Iterator[None]:
+    """Tall tiles for the cases that are named so. The choice is made at the launch, or when a graph is captured."""
+    if device != "cuda" or not name.endswith(TALL):
+        yield
+        return
+    torch.ops.daflow_ext.set_tall_tiles(True)
+    try:
+        yield
+    finally:
+        torch.ops.daflow_ext.set_tall_tiles(False)
 
 
 @functools.cache

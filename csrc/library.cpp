@@ -34,4 +34,6 @@ STABLE_TORCH_LIBRARY(daflow_ext, m) {
   // the instruction set the CPU kernels run on; setting it serves tests and benchmarks
   m.def("cpu_capability() -> str");
   m.def("set_cpu_capability(str name) -> ()");
+  // whether lookups on tensor cores take tiles of 8 x 16 queries, not 8 x 8; for tests and benchmarks
+  m.def("set_tall_tiles(bool tall) -> ()");
 }

@@ -14,6 +14,8 @@ struct CorrLookupParams {
   float scale;
   DType dtype;  // of the feature maps
   WindowOutput out;
+  // On tensor cores: 8 x 16 queries per block, not 8 x 8, where its shared memory holds them and vectors are aligned.
+  bool tall_tiles;
 };
 
 struct CorrLookupGradParams {

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 2) tap_gradients_kernel(const __grid
   locate<kRows>(window, tile, b, n, level, map.height, map.width, centres);
   sync_block();
   if (warp_index() == 0) {
-    const Box box = box_around<kRows>(chunk, centres, map);
+    const Box box = OwnBoxes<1>(chunk, centres, map).around();
     int32_t* out = p.boxes + index * 4;
     if (lane_index() == 0) out[0] = box.left, out[1] = box.top, out[2] = box.right, out[3] = box.bottom;
   }
@@ -111,7 +111,7 @@ __device__ __forceinline__ Strips plan_level(const CorrLookupProductParams& p, c
   locate<kRows>(p.maps.window, tile, tile.image, n, level, map.height, map.width, centres);
   sync_block();
   if (warp_index() == 0) {
-    const Strips strips = find_strips<kRows>(whole_window(p.maps.window), centres, map, kMostTileStrips, list);
+    const Strips strips = find_strips<1>(whole_window(p.maps.window), centres, map, kMostTileStrips, list);
     if (lane_index() == 0) plan[0] = strips;
   }
   sync_block();
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const T* image = static_cast<const T*>(map.data) + tile.image * map.stride_b;
       const float* weights = tap_gradients(n, level);
       for (int i = 0; i < strips.count * (kStripPositions / kTerms); ++i) {
-        const int strip = list[i * kTerms / kStripPositions], first = i * kTerms % kStripPositions;
+        const int strip = strips.strip(i * kTerms / kStripPositions), first = i * kTerms % kStripPositions;
         sync_block();  // nobody reads the previous step any more
         if (static_cast<int>(threadIdx.x) < kTerms) {
           const Position at = strips.box.position(strip, first + static_cast<int>(threadIdx.x));

@@ -25,11 +25,21 @@ def ceilings(monkeypatch):
 def test_every_product_is_timed(ceilings):
     records = list(corr_lookup.roofline_records((5, 6), "cpu"))
     cases = [record.case.removeprefix("lookup, 5x6, ") for record in records]
-    assert {"float32", "tf32", "float16", "bfloat16", "tf32, random flow"} <= set(cases)
+    assert {"float32", "tf32", "float16", "bfloat16", "tf32, random flow", "float16, tiles of 8 x 16"} <= set(cases)
+    assert "float32, tiles of 8 x 16" not in cases  # takes no tensor cores
     moved = corr_lookup.least_bytes((5, 6), torch.float16, torch.float32)
     record = records[cases.index("float16")]  # memory is the bound: share = bytes / bandwidth / time
     assert record.value == pytest.approx(100 * moved / 1e9 / (record.details["us"] * 1e-6), rel=0.01)
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_tall_tiles_are_on_while_their_cases_are_captured(monkeypatch):
+    said = []
+    monkeypatch.setattr(torch.ops.daflow_ext, "set_tall_tiles", said.append, raising=False)
+    for name in ("float16", "float16, tiles of 8 x 16"):
+        with corr_lookup._tiles(name, "cuda"):
+            said.append(name)
+    assert said == ["float16", True, "float16, tiles of 8 x 16", False]
 
 
 def test_a_wrong_lookup_is_not_timed(ceilings, monkeypatch):

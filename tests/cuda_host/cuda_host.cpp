@@ -22,7 +22,6 @@ namespace cuda_host {
 namespace {
 
 constexpr int kWarpSize = 32;
-constexpr size_t kMaxSharedBytes = 99 * 1024;  // the least that a block can ask for on sm_80 and later
 constexpr size_t kUnaskedSharedBytes = 48 * 1024;
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr size_t kCanaryBytes = 64;
@@ -147,8 +146,8 @@ std::vector<unsigned char> dynamic_memory;
 unsigned char* dynamic_start = nullptr;
 const std::function<void()>* body = nullptr;
 int running = -1;
-std::string failure;  // of the running launch
-uint64_t products = 0;
+std::string failure;                // of the running launch
+uint64_t products = 0, copies = 0;  // of the last launch
 uint64_t launches = 0;
 size_t static_bytes = 0;  // of the running launch
 std::mt19937_64 copy_order;
@@ -317,6 +316,7 @@ void perform(const Copy& copy) {
 }  // namespace
 
 void start_copy(void* shared, const void* global) {
+  if (global != nullptr) ++copies;
   const Copy copy = {shared, global, threads[running].group};
   if (seed != 0 && copy_order() % 2 != 0) {
     perform(copy);
@@ -354,7 +354,7 @@ cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size
     return cudaErrorInvalidConfiguration;
   }
   failure.clear();
-  products = 0;
+  products = copies = 0;
   ++launches;
   static_bytes = 0;
   copy_order.seed(seed);
@@ -427,4 +427,5 @@ extern "C" const char* cudaGetErrorString(cudaError_t error) {
 }
 extern "C" void cuda_host_set_seed(uint64_t seed) { cuda_host::seed = seed; }
 extern "C" uint64_t cuda_host_products() { return cuda_host::products; }
+extern "C" uint64_t cuda_host_copies() { return cuda_host::copies; }
 extern "C" const char* cuda_host_message() { return cuda_host::message.c_str(); }

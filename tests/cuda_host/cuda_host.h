@@ -47,8 +47,9 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 // 0: threads and blocks in index order; else the seed of a shuffled order.
 extern "C" __attribute__((visibility("default"))) void cuda_host_set_seed(uint64_t seed);
-// How many products of warps the last launch made.
+// How many products of warps the last launch made; and 16-byte pieces it copied asynchronously, zeros aside.
 extern "C" __attribute__((visibility("default"))) uint64_t cuda_host_products();
+extern "C" __attribute__((visibility("default"))) uint64_t cuda_host_copies();
 // The message of the last launch that failed.
 extern "C" __attribute__((visibility("default"))) const char* cuda_host_message();
 
@@ -69,6 +70,7 @@ enum class Meeting { kBlock, kWarp, kShuffle, kAny, kCombine };
 
 // asked: for more than the 48 KB of shared memory that a block has otherwise.
 cudaError_t run(const std::function<void()>& kernel, dim3 grid, dim3 block, size_t shared_bytes, bool asked);
+constexpr size_t kMaxSharedBytes = 99 * 1024;  // the least that a block can ask for on sm_80 and later
 // The calling thread waits for its block or warp; returns what the collective gives to this thread.
 uint32_t meet(Meeting kind, uint32_t value, int argument, Site site);
 // The calling thread waits for its warp; then `function` is called once with what every lane has brought.
@@ -137,6 +139,7 @@ cudaError_t launch(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_
   return cuda_host::run([&] { kernel(params); }, grid, block, shared_bytes, shared_bytes > kPlainSharedBytes);
 }
 
+inline size_t most_dynamic_bytes() { return cuda_host::kMaxSharedBytes - kStaticSharedBytes; }
 inline unsigned char* dynamic_shared() { return cuda_host::dynamic_shared(); }
 
 inline void sync_block(CUDA_HOST_SITE) { cuda_host::meet(cuda_host::Meeting::kBlock, 0, 0, {file, line}); }

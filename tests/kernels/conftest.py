@@ -101,12 +101,27 @@ class CudaHost:
         self._library = ctypes.CDLL(str(library))
         self._library.cuda_host_set_seed.argtypes = [ctypes.c_uint64]
         self._library.cuda_host_products.restype = ctypes.c_uint64
+        self._library.cuda_host_copies.restype = ctypes.c_uint64
         self.ops = torch.ops.daflow_cuda_host
 
     @property
     def products(self) -> int:
         """Tensor-core instructions of the last launch."""
         return self._library.cuda_host_products()
+
+    @property
+    def copies(self) -> int:
+        """16-byte pieces that the last launch copied to shared memory asynchronously; zeros do not count."""
+        return self._library.cuda_host_copies()
+
+    @contextlib.contextmanager
+    def tall_tiles(self):
+        """Lookups on tensor cores take 8 x 16 queries per block where shared memory allows it."""
+        self.ops.set_tall_tiles(True)
+        try:
+            yield
+        finally:
+            self.ops.set_tall_tiles(False)
 
     @contextlib.contextmanager
     def shuffled(self, seed: int):

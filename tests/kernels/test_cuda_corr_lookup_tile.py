@@ -1,5 +1,6 @@
 """corr_lookup on tensor cores, run on the CPU (tests/cuda_host): values, and which path a tile takes."""
 
+import contextlib
 import math
 
 import pytest
@@ -217,3 +218,71 @@ def test_sums_beyond_half_precision(cuda_host):
     out = lookup(cuda_host, maps, [maps], pixels(1, 4, 4), [0, 0], scale=0.01, out_dtype=torch.float16)
     assert (out == 25600).all()
     assert cuda_host.products > 0
+
+
+# ---- tiles of 8 x 16 queries ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("channels", "radius"), [(3, [4, 4]), (64, [4, 3]), (100, [3, 2]), (300, [2, 3]), (16, [8, 8])]
+)
+def test_tall_tiles_give_what_square_ones_give(cuda_host, poisoned, dtype, channels, radius):
+    """To the bit where either takes the channels in one piece: sums do not depend on who shares the block."""
+    coords = FLOWS["smooth"](pixels(2, 27, 9))
+    coords[0, 0, 2, : len(WILD)] = torch.tensor(WILD)[:9]
+    coords[1, 1, -len(WILD) :, 3] = torch.tensor(WILD)
+    pyramid = [channels_last(2, channels, *size, dtype=dtype) for size in [(27, 12), (13, 6), (1, 1), (0, 2)]]
+    inputs = channels_last(2, channels, 27, 9, dtype=dtype), pyramid, coords, radius
+    square = lookup(cuda_host, *inputs)
+    for seed in range(3):
+        with cuda_host.tall_tiles(), cuda_host.shuffled(seed):
+            tall = lookup(cuda_host, *inputs)
+            assert cuda_host.products > 0
+        if channels * dtype.itemsize <= 256:
+            assert torch.equal(tall, square)
+        torch.testing.assert_close(tall, square, rtol=2e-6, atol=2e-5)
+
+
+def test_tall_tiles_that_shared_memory_does_not_hold_are_square(cuda_host):
+    """The taps of 128 windows of radius 5 alone take 73 KB of 99."""
+    inputs = channels_last(1, 256, 16, 8, dtype=torch.float16), [channels_last(1, 256, 40, 40, dtype=torch.float16)]
+    counts = []
+    for context in (contextlib.nullcontext, cuda_host.tall_tiles):
+        with context():
+            lookup(cuda_host, *inputs, pixels(1, 16, 8) + 12.25, [5, 5])
+            counts.append((cuda_host.products, cuda_host.copies))
+    assert counts[0] == counts[1]
+
+
+def test_a_wild_tall_tile_takes_single_taps(cuda_host, poisoned):
+    fmap1, fmap2 = (channels_last(1, 40, *size, dtype=torch.float16) for size in [(32, 8), (90, 90)])
+    coords = random_flow(32, 8, 90.0)
+    coords[:, :, 16:] = pixels(1, 16, 8) + 20.5
+    square = lookup(cuda_host, fmap1, [fmap2], coords, [3, 3])
+    with cuda_host.tall_tiles():
+        assert torch.equal(lookup(cuda_host, fmap1, [fmap2], coords, [3, 3]), square)
+    assert 0 < cuda_host.products < 20 * 3 * STEP
+
+
+COUNTS = {  # per level: strips of 64 positions that 64 queries multiply; vectors that two such groups read
+    ("square", 0): ([5, 4, 3, 2], [578, 392, 288, 242]),
+    ("square", 4): ([7, 4, 3, 2.5], [882, 512, 338, 253]),
+    ("tall", 0): ([5, 4, 3, 2.5], [425, 252, 168, 132]),
+    ("tall", 4): ([7.5, 4.5, 3.5, 2.5], [693, 352, 208, 143]),
+}
+
+
+@pytest.mark.parametrize(("shape", "spread"), COUNTS)
+@pytest.mark.parametrize("level", range(4))
+def test_what_tiles_read_and_multiply(cuda_host, shape, spread, level):
+    """The counts of docs/ops/corr_lookup.md: radius 4, all windows inside, ``spread`` pixels more over 8 queries."""
+    channels = 64  # one slice: eight pieces of 16 bytes per vector, four steps of products
+    fmap1 = channels_last(1, channels, 16, 8, dtype=torch.float16)
+    sides = [160 >> index if index == level else 0 for index in range(4)]
+    pyramid = [channels_last(1, channels, side, side, dtype=torch.float16) for side in sides]
+    with cuda_host.tall_tiles() if shape == "tall" else contextlib.nullcontext():
+        lookup(cuda_host, fmap1, pyramid, pixels(1, 16, 8) * (1 + spread / 7) + 65, [4, 4])
+    multiplied, read = (counts[level] for counts in COUNTS[shape, spread])
+    assert cuda_host.products == 2 * multiplied * 4 * STEP
+    assert cuda_host.copies == 8 * (read + 2 * 64)  # and the queries' own

@@ -10,6 +10,7 @@ namespace cuda {
 // A block has 48 KB of shared memory, static arrays included, unless more dynamic memory is asked for; this is when
 // launch() asks. The rest is for the arrays.
 constexpr size_t kPlainSharedBytes = 32 * 1024;
+constexpr size_t kStaticSharedBytes = 4 * 1024;  // what kernels with much dynamic memory have beside it, at most
 
 }  // namespace cuda
 }  // namespace daflow
@@ -22,6 +23,14 @@ constexpr size_t kPlainSharedBytes = 32 * 1024;
 namespace daflow {
 namespace cuda {
 
+// Dynamic shared memory that a block of the current device can ask for.
+inline size_t most_dynamic_bytes() {
+  int device = 0, bytes = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+  return known ? static_cast<size_t>(bytes) - kStaticSharedBytes : kPlainSharedBytes;
+}
+
 // Every kernel takes one parameter struct by value. A function, not <<<>>>, so that any C++ compiler can read it.
 template <class Params>
 cudaError_t launch(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
@@ -29,7 +38,9 @@ cudaError_t launch(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_
   const void* function = reinterpret_cast<const void*>(kernel);
   cudaError_t error = cudaSuccess;
   if (shared_bytes > kPlainSharedBytes) {
-    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    // all there is, whatever this launch needs: another thread may be about to launch the kernel with more
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(most_dynamic_bytes()));
   }
   void* arguments[] = {const_cast<Params*>(&params)};
   if (error == cudaSuccess) error = cudaLaunchKernel(function, grid, block, arguments, shared_bytes, stream);

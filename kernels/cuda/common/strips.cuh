@@ -1,5 +1,6 @@
 // Which positions of a level a tile of queries looks at: the box around the windows, cut into strips of 64 positions in
-// row order, without the strips that no window touches.
+// row order, without the strips that no window touches. The queries come in groups of 64, and it is known of a strip
+// which groups touch it.
 #pragma once
 
 #include "common/window.cuh"
@@ -9,6 +10,7 @@ namespace cuda {
 
 constexpr int kStripPositions = 64;
 constexpr int kMostStrips = 1024;  // of a box that is looked through
+constexpr int kGroupQueries = 2 * kWarpSize;
 
 struct Position {
   int x, y;
@@ -35,9 +37,11 @@ struct Box {
 
 struct Strips {
   Box box;
-  const uint16_t* list;  // in shared memory
+  const uint16_t* list;  // in shared memory: a strip, and from bit 10 on the groups that touch it
   int count;
   bool too_many;
+  __device__ __forceinline__ int strip(int i) const { return list[i] % kMostStrips; }
+  __device__ __forceinline__ bool touches(int i, int group) const { return (list[i] / kMostStrips >> group & 1) != 0; }
 };
 
 // The part of a chunk's taps that is inside the level; dead windows have none.
@@ -52,26 +56,43 @@ __device__ __forceinline__ Box smallest_around(const Box& a, const Box& b) {
   return {lesser(a.left, b.left), lesser(a.top, b.top), -lesser(-a.right, -b.right), -lesser(-a.bottom, -b.bottom)};
 }
 
-// The box around kQueries windows (two per lane), in every lane. Called by one warp.
-template <int kQueries>
-__device__ __forceinline__ Box box_around(const Chunk& chunk, const Centre* centres, const MapView& level) {
-  static_assert(kQueries == 2 * kWarpSize, "two windows per lane");
-  Box box = smallest_around(box_of(chunk, centres[lane_index()], level),
-                            box_of(chunk, centres[lane_index() + kWarpSize], level));
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    box = smallest_around(box, {shuffle_xor(box.left, step), shuffle_xor(box.top, step), shuffle_xor(box.right, step),
-                                shuffle_xor(box.bottom, step)});
+// The boxes of this lane's two windows of every group.
+template <int kGroups>
+struct OwnBoxes {
+  Box box[kGroups][2];
+  __device__ __forceinline__ OwnBoxes(const Chunk& chunk, const Centre* centres, const MapView& level) {
+#pragma unroll
+    for (int i = 0; i < 2 * kGroups; ++i)
+      box[i / 2][i % 2] = box_of(chunk, centres[lane_index() + i * kWarpSize], level);
   }
-  return box;
-}
+  // The box around all windows, in every lane. Called by one warp.
+  __device__ __forceinline__ Box around() const {
+    Box all = smallest_around(box[0][0], box[0][1]);
+#pragma unroll
+    for (int group = 1; group < kGroups; ++group)
+      all = smallest_around(all, smallest_around(box[group][0], box[group][1]));
+    for (int step = kWarpSize / 2; step > 0; step /= 2) {
+      all = smallest_around(all, {shuffle_xor(all.left, step), shuffle_xor(all.top, step), shuffle_xor(all.right, step),
+                                  shuffle_xor(all.bottom, step)});
+    }
+    return all;
+  }
+  // Bit g: a window of group g meets the box. Called by one warp.
+  __device__ __forceinline__ int groups_that_meet(const Box& other) const {
+    int groups = 0;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group)
+      groups |= any_in_warp(other.meets(box[group][0]) || other.meets(box[group][1])) ? 1 << group : 0;
+    return groups;
+  }
+};
 
-// The strips of kQueries windows (two per lane), `most` of them at most. Called by one warp.
-template <int kQueries>
+// The strips of kGroups * 64 windows, `most` of them at most. Called by one warp.
+template <int kGroups>
 __device__ __forceinline__ Strips find_strips(const Chunk& chunk, const Centre* centres, const MapView& level, int most,
                                               uint16_t* list) {
-  const Box first = box_of(chunk, centres[lane_index()], level);
-  const Box second = box_of(chunk, centres[lane_index() + kWarpSize], level);
-  const Box box = box_around<kQueries>(chunk, centres, level);
+  const OwnBoxes<kGroups> own(chunk, centres, level);
+  const Box box = own.around();
   if (box.empty()) return {box, list, 0, false};
   if (box.area() > kMostStrips * kStripPositions) return {box, list, 0, true};
   const int area = static_cast<int>(box.area());
@@ -81,9 +102,10 @@ __device__ __forceinline__ Strips find_strips(const Chunk& chunk, const Centre* 
     const Position end = box.position(0, lesser(strip * kStripPositions + kStripPositions, area) - 1);
     const bool one_row = start.y == end.y;
     const Box covered = {one_row ? start.x : box.left, start.y, one_row ? end.x + 1 : box.right, end.y + 1};
-    if (!any_in_warp(covered.meets(first) || covered.meets(second))) continue;
+    const int groups = own.groups_that_meet(covered);
+    if (groups == 0) continue;
     if (count == most) return {box, list, 0, true};
-    if (lane_index() == 0) list[count] = static_cast<uint16_t>(strip);
+    if (lane_index() == 0) list[count] = static_cast<uint16_t>(strip + groups * kMostStrips);
     ++count;
   }
   return {box, list, count, false};

@@ -1,4 +1,4 @@
-// All products of 64 feature vectors with 64 others on tensor cores, by a block of four warps.
+// All products of 64 feature vectors with 64 others on tensor cores, by four consecutive warps of a block.
 //
 // Channels pass through shared memory in slices of 128 bytes per vector: 64 rows of eight 16-byte pieces, of which row
 // r keeps piece i at i ^ (r % 8), so that neither copies nor matrix loads meet a bank conflict. A warp makes a quarter,
@@ -17,7 +17,6 @@ constexpr int kSliceBytes = 128, kPieceBytes = 16;
 constexpr int kSlicePieces = kSliceBytes / kPieceBytes;
 constexpr int kSliceSize = kProductRows * kSliceBytes;
 constexpr int kSliceSteps = kSliceBytes / kMmaBytes;
-constexpr int kThreadRows = kProductRows * kSlicePieces / kProductThreads;  // of a slice, that a thread copies
 
 template <class T>
 constexpr int kSliceChannels = kSliceBytes / static_cast<int>(sizeof(T));
@@ -26,12 +25,14 @@ __device__ __forceinline__ unsigned char* piece_of(unsigned char* slice, int row
   return slice + row * kSliceBytes + (piece ^ row % kSlicePieces) * kPieceBytes;
 }
 
-// The vectors whose pieces this thread copies; null where there is none, which counts as zeros.
-template <class T>
+// The vectors of which this thread copies pieces, as one of kCopiers consecutive threads that share a slice; null where
+// there is none, which counts as zeros.
+template <class T, int kCopiers>
 struct CopiedRows {
-  const T* vector[kThreadRows];
+  static constexpr int kCount = kProductRows * kSlicePieces / kCopiers;
+  const T* vector[kCount];
   static __device__ __forceinline__ int row(int i) {
-    return static_cast<int>(threadIdx.x) / kSlicePieces + i * (kProductThreads / kSlicePieces);
+    return static_cast<int>(threadIdx.x) % kCopiers / kSlicePieces + i * (kCopiers / kSlicePieces);
   }
 };
 
@@ -53,13 +54,13 @@ __device__ __forceinline__ uint4 gather_piece(const T* from, int count) {
 
 // Starts copying channels [first, first + kSliceChannels) of all rows; those from `channels` on are zero. `some` is
 // any readable address. kAligned: vectors may be read 16 bytes at a time.
-template <bool kAligned, class T>
-__device__ __forceinline__ void copy_slice(unsigned char* slice, const CopiedRows<T>& rows, int first, int channels,
-                                           const T* some) {
+template <bool kAligned, class T, int kCopiers>
+__device__ __forceinline__ void copy_slice(unsigned char* slice, const CopiedRows<T, kCopiers>& rows, int first,
+                                           int channels, const T* some) {
   const int piece = static_cast<int>(threadIdx.x) % kSlicePieces;
   const int channel = first + piece * kVector<T>;
 #pragma unroll
-  for (int i = 0; i < kThreadRows; ++i) {
+  for (int i = 0; i < rows.kCount; ++i) {
     unsigned char* target = piece_of(slice, rows.row(i), piece);
     const T* vector = rows.vector[i];
     if constexpr (kAligned) {
@@ -75,8 +76,8 @@ __device__ __forceinline__ void copy_slice(unsigned char* slice, const CopiedRow
 // A warp's 32 x 32 products: [16 rows][8 columns][as mma.cuh has them].
 using WarpProducts = float[kWarpRows / kMmaRowsA][kWarpRows / kMmaRowsB][4];
 
-// The row and the column of the first of them.
-__device__ __forceinline__ int first_warp_row() { return warp_index() / 2 * kWarpRows; }
+// The row and the column of the first of them; four warps make 64 x 64.
+__device__ __forceinline__ int first_warp_row() { return warp_index() % 4 / 2 * kWarpRows; }
 __device__ __forceinline__ int first_warp_column() { return warp_index() % 2 * kWarpRows; }
 
 // Steps of a slice that hold some of `channels`.
