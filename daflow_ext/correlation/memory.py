@@ -19,7 +19,8 @@ FREE_FRACTION = 0.25
 # three times faster, at 0.52 both take the same time within 20 %, from 0.64 on windows on the fly win; training alike.
 CPU_LIMIT = 0.5
 
-# Not measured on a GPU yet: the volume only where it is so small that it does not matter.
+# Not measured on a GPU yet: the volume only where it is so small that it does not matter. The records "on the fly" in
+# "x volume" of `python -m benchmarks.run --op corr_block --device cuda` are that measurement.
 CUDA_VOLUME_BYTES = 2**24
 
 

@@ -26,6 +26,18 @@ def deterministic(enabled=True):
         torch.use_deterministic_algorithms(False)
 
 
+@contextlib.contextmanager
+def settings(tf32=False, tall_tiles=False):
+    """Whether float32 features are multiplied in tf32, and by tiles of 8 x 16 queries."""
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.ops.daflow_ext.set_tall_tiles(tall_tiles)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.ops.daflow_ext.set_tall_tiles(False)
+
+
 def lookup_inputs(shape, dtype=torch.float32, device="cuda", num_levels=4, spread=4.0):
     """fmap1, pyramid and coords of RAFT's shape; a few coordinates are wild."""
     batch, _, height, width = shape
@@ -86,18 +98,20 @@ def flows(fmap1, spread):
 
 @pytest.mark.parametrize("product", ["float16", "bfloat16", "tf32"])
 @pytest.mark.parametrize("channels", [100, 256, 512])
-def test_corr_lookup_on_tensor_cores(monkeypatch, product, channels):
+def test_corr_lookup_on_tensor_cores(product, channels):
     dtype = torch.float32 if product == "tf32" else getattr(torch, product)
     fmap1, pyramid, _ = lookup_inputs((1, channels, 61, 83), dtype)
     magnitudes = fmap1.abs(), [level.abs() for level in pyramid]
     for name, coords in flows(fmap1, 80.0).items():
         expected, size = (reference.corr_lookup(f, p, coords, 4) for f, p in ((fmap1, pyramid), magnitudes))
-        with monkeypatch.context() as allowed:
-            allowed.setattr(torch.backends.cuda.matmul, "allow_tf32", product == "tf32")
+        with settings(tf32=product == "tf32"):
             out = corr_lookup(fmap1, pyramid, coords, 4)
             other = corr_lookup(fmap1, pyramid, coords, 4, channels_last=True)
+        with settings(tf32=product == "tf32", tall_tiles=True):
+            tall = corr_lookup(fmap1, pyramid, coords, 4)
         rounding = 2.0**-10 * size if product == "tf32" else 0.0
         assert ((out - expected).abs() <= rounding + 5e-5).all(), name
+        assert ((tall - expected).abs() <= rounding + 5e-5).all(), name
         assert torch.equal(out, other)
         assert other.is_contiguous(memory_format=torch.channels_last)
 
