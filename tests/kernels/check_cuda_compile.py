@@ -2,15 +2,18 @@
 
     python tests/kernels/check_cuda_compile.py                    # all target architectures
     python tests/kernels/check_cuda_compile.py --archs "80;90"    # some of them
+    python tests/kernels/check_cuda_compile.py --json usage.json  # also record every figure there
 
 Builds daflow_ext/_cuda.so as CMakeLists.txt describes it, but in a scratch folder, against the torch of this Python
-(the one for the CPU will do). Prints registers, shared memory and spills of every kernel on every architecture. Exits
-with 1 if a kernel spills registers without an entry in EXPLAINED_SPILLS, if one of TENSOR_CORE_KERNELS does not use
-tensor cores, or if the library needs a symbol that neither torch's stable interface nor the system libraries give.
+(the one for the CPU will do). Prints registers, shared memory, spills and tensor-core instructions of every kernel on
+every architecture. Exits with 1 if a kernel spills registers without an entry in EXPLAINED_SPILLS, if one of
+TENSOR_CORE_KERNELS does not use tensor cores, or if the library needs a symbol that neither torch's stable interface
+nor the system libraries give.
 """
 
 import argparse
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -39,13 +42,17 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 
 
 class Usage(NamedTuple):
-    """What one kernel needs on one architecture; shared memory without its dynamic part."""
+    """What one kernel needs on one architecture; shared memory without its dynamic part, in bytes as the spills.
+
+    ``matrix_instructions``: in its machine code; where nothing can disassemble, in its PTX for compute capability 8.0.
+    """
 
     kernel: str
     arch: str
     registers: int
     shared: int
     spill: int
+    matrix_instructions: int = 0
 
 
 def parse_ptxas(log: str) -> list[Usage]:
@@ -109,25 +116,34 @@ def build(archs: str, scratch: pathlib.Path) -> str:
     return log
 
 
-def count_matrix_instructions(code: str) -> dict[str, int]:
-    """Per kernel (mangled), from the machine code that `cuobjdump -sass` prints or from PTX."""
-    counts, kernel = {}, None
+def count_matrix_instructions(code: str) -> dict[tuple[str, str], int]:
+    """Per kernel (mangled) and architecture, from what `cuobjdump -sass` prints; from PTX the architecture is empty."""
+    counts, kernel, arch = {}, None, ""
     for line in code.splitlines():
-        if match := re.search(r"(?:Function : |\.entry )(\w+)", line):
-            kernel = match[1]
+        if match := re.match(r"\s*arch = sm_(\w+)", line):
+            arch = match[1]
+        elif match := re.search(r"(?:Function : |\.entry )(\w+)", line):
+            kernel = match[1], arch
             counts.setdefault(kernel, 0)
         elif kernel is not None and re.search(r"\bHMMA\.|\bmma\.sync\.", line):
             counts[kernel] += 1
     return counts
 
 
-def matrix_instructions(library: pathlib.Path, sources: set[str]) -> dict[str, int]:
+def cuobjdump() -> str | None:
+    """Of the CUDA toolkit, or the one that Triton carries."""
+    places = [os.environ["PATH"], "/usr/local/cuda/bin"]
+    if (triton := importlib.util.find_spec("triton")) and triton.origin:
+        places.append(str(pathlib.Path(triton.origin).parent / "backends" / "nvidia" / "bin"))
+    return shutil.which("cuobjdump", path=os.pathsep.join(places))
+
+
+def matrix_instructions(library: pathlib.Path, sources: set[str]) -> dict[tuple[str, str], int]:
     """The counts for `library`; without cuobjdump, for the PTX of its `sources` (stems in kernels/cuda)."""
-    toolkit = f"{os.environ['PATH']}{os.pathsep}/usr/local/cuda/bin"
-    if cuobjdump := shutil.which("cuobjdump", path=toolkit):
-        commands = [[cuobjdump, "-sass", str(library)]]
+    if tool := cuobjdump():
+        commands = [[tool, "-sass", str(library)]]
     else:
-        nvcc = shutil.which("nvcc", path=toolkit) or "nvcc"
+        nvcc = shutil.which("nvcc", path=f"{os.environ['PATH']}{os.pathsep}/usr/local/cuda/bin") or "nvcc"
         folder = ROOT / "kernels" / "cuda"
         options = [
             "-ptx",
@@ -140,6 +156,20 @@ def matrix_instructions(library: pathlib.Path, sources: set[str]) -> dict[str, i
         commands = [[nvcc, *options, str(folder / f"{source}.cu"), "-o", "-"] for source in sorted(sources)]
     outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands]
     return count_matrix_instructions("\n".join(outputs))
+
+
+def with_instructions(usages: list[Usage], names: dict[str, str], counts: dict[tuple[str, str], int]) -> list[Usage]:
+    """Kernels told apart by readable names: PTX of its own has other hashes in those of unnamed namespaces."""
+    readable = demangle(sorted({kernel for kernel, _ in counts}))
+    by_name = {(readable[kernel], arch): count for (kernel, arch), count in counts.items()}
+    return [
+        usage._replace(
+            matrix_instructions=by_name.get(
+                (names[usage.kernel], usage.arch), by_name.get((names[usage.kernel], ""), 0)
+            )
+        )
+        for usage in usages
+    ]
 
 
 def symbols(library: pathlib.Path, *options: str) -> list[str]:
@@ -170,29 +200,38 @@ def print_table(usages: list[Usage], names: dict[str, str]) -> None:
     for usage in usages:
         rows[names[usage.kernel]][usage.arch] = usage
     width = max(len(name) for name in rows)
-    print("registers per thread / static shared bytes, and spilled bytes where there are any")
+    print("registers per thread / static shared bytes / matrix instructions, and spilled bytes where there are any")
     print(f"{'kernel':{width}}", *(f"{'sm_' + arch:>16}" for arch in archs))
     for name, by_arch in sorted(rows.items()):
         cells = []
         for arch in archs:
             usage = by_arch.get(arch)
             spill = f" SPILL {usage.spill}" if usage and usage.spill else ""
-            cells.append(f"{f'{usage.registers}/{usage.shared}{spill}' if usage else '-':>16}")
+            text = f"{usage.registers}/{usage.shared}/{usage.matrix_instructions}{spill}" if usage else "-"
+            cells.append(f"{text:>16}")
         print(f"{name:{width}}", *cells)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archs", default="80;86;89;90;100;120", help="target architectures (default: %(default)s)")
-    archs = parser.parse_args().archs
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="write one object per kernel and architecture"
+    )
+    arguments = parser.parse_args()
+    archs = arguments.archs
     with tempfile.TemporaryDirectory(prefix="daflow-cuda-gate-") as scratch:
         usages = parse_ptxas(build(archs, pathlib.Path(scratch)))
         library = pathlib.Path(scratch) / "_cuda.so"
         unexpected = unexpected_symbols(library)
         names = demangle(sorted({usage.kernel for usage in usages}))
         dense = {usage.kernel for usage in usages if kernel_name(names[usage.kernel]) in TENSOR_CORE_KERNELS}
-        products = matrix_instructions(library, {names[kernel].split(":")[0] for kernel in dense})
+        counts = matrix_instructions(library, {names[kernel].split(":")[0] for kernel in dense})
+    usages = with_instructions(usages, names, counts)
     print_table(usages, names)
+    if arguments.json is not None:
+        records = [usage._asdict() | {"kernel": names[usage.kernel]} for usage in usages]
+        arguments.json.write_text(json.dumps(records, indent=1))
 
     failures = []
     expected = {arch.strip() for arch in archs.split(";")}
@@ -205,12 +244,8 @@ def main() -> int:
         name = names[usage.kernel]
         if usage.spill and not any(name.startswith(allowed) for allowed in EXPLAINED_SPILLS):
             failures.append(f"{name} spills {usage.spill} bytes on sm_{usage.arch}")
-    # PTX of its own has other hashes in the names of unnamed namespaces: kernels are told apart by their readable names
-    readable = demangle(sorted(products))
-    used = {readable[kernel]: count for kernel, count in products.items()}
-    for kernel in sorted(dense):
-        print(f"{names[kernel]}: {used.get(names[kernel], 0)} matrix instructions in its code")
-    failures += [f"{names[kernel]} uses no tensor cores" for kernel in sorted(dense) if not used.get(names[kernel])]
+        if usage.kernel in dense and usage.matrix_instructions == 0:
+            failures.append(f"{name} uses no tensor cores on sm_{usage.arch}")
     failures += [f"no kernel {name}" for name in TENSOR_CORE_KERNELS if name not in map(kernel_name, names.values())]
     failures += [f"unexpected undefined symbol {name}" for name in unexpected]
     for failure in failures:

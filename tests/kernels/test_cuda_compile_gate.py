@@ -32,17 +32,20 @@ def gate():
 
 def test_registers_shared_memory_and_spills_are_read(gate):
     clean, spilling = gate.parse_ptxas(LOG)
-    assert clean[1:] == ("90", 120, 512, 0)
-    assert spilling[1:] == ("100", 128, 0, 144)
+    assert clean[1:] == ("90", 120, 512, 0, 0)
+    assert spilling[1:] == ("100", 128, 0, 144, 0)
     names = gate.demangle([clean.kernel, spilling.kernel])
     assert names[clean.kernel] == "corr_lookup: corr_lookup_kernel<Half, 8>"
     assert names[spilling.kernel] == "corr_lookup: corr_lookup_kernel<float, 4>"
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("arch", "code"),
     [
-        """
+        (
+            "90",
+            """
+        arch = sm_90
         Function : tile
         /*0a10*/  HMMA.16816.F32 R4, R8, R12, R4 ;
         /*0a20*/  FFMA R4, R8, R12, R4 ;
@@ -50,7 +53,10 @@ def test_registers_shared_memory_and_spills_are_read(gate):
         Function : plain
         /*0a10*/  FFMA R4, R8, R12, R4 ;
         """,
-        """
+        ),
+        (
+            "",
+            """
         .visible .entry tile(
         mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r2, %r3, %r4}, {%r5, %r6}, ...;
         fma.rn.f32 %f1, %f2, %f3, %f1;
@@ -58,11 +64,16 @@ def test_registers_shared_memory_and_spills_are_read(gate):
         .visible .entry plain(
         fma.rn.f32 %f1, %f2, %f3, %f1;
         """,
+        ),
     ],
     ids=["SASS", "PTX"],
 )
-def test_matrix_instructions_are_counted(gate, code):
-    assert gate.count_matrix_instructions(code) == {"tile": 2, "plain": 0}
+def test_matrix_instructions_are_counted(gate, arch, code):
+    counts = gate.count_matrix_instructions(code)
+    assert counts == {("tile", arch): 2, ("plain", arch): 0}
+    usages = [gate.Usage(kernel, "90", 100, 0, 0) for kernel in ("tile", "plain", "other")]
+    names = {usage.kernel: usage.kernel for usage in usages}
+    assert [u.matrix_instructions for u in gate.with_instructions(usages, names, counts)] == [2, 0, 0]
 
 
 def test_kernels_are_told_by_their_names(gate):
