@@ -21,7 +21,7 @@ struct Scratch {
   A* sums;  // [kGradTile + 1, channels]
 
   Scratch(const CorrLookup& op, void* memory)
-      : taps(static_cast<A*>(memory), kGradTile, op.window_y() + 1, op.window_x() + 1, lanes<A>),
+      : taps(static_cast<A*>(memory), kGradTile, op.window_y() + 1, op.window_x() + 1, lanes<A>, op.window_y() + 1),
         weights(taps),
         grads(taps),
         sum_stride(round_up<int64_t>(op.channels, lanes<A>)) {

@@ -1,4 +1,4 @@
-// corr_lookup, forward: per tile of neighbouring queries and level, the taps of every window, then the blend.
+// corr_lookup, forward: per level and tile of neighbouring queries, the taps of every window row, then the blend.
 #include "cpu/corr_lookup_isa.h"
 
 #include "cpu/corr_window_isa.h"
@@ -9,29 +9,76 @@ namespace {
 
 constexpr int at_most(int value, int limit) { return value < limit ? value : limit; }
 
+// Scratch of a thread.
 template <class A>
-TapRows<A> tile_rows(const CorrLookup& op, void* scratch) {
-  return {static_cast<A*>(scratch), kMaxTile, op.window_y() + 1, op.window_x() + 1, 0};
+struct Scratch {
+  TapRows<A> taps;  // the window row at hand
+  A* columns;       // [nx + 1, kMaxTile] the same with the queries side by side
+  A* above;         // [nx, kMaxTile] the row above it, blended along x
+  A* packed;        // [rows, kMaxTile, C] features of a strip of queries, where fmap1 holds them apart
+
+  Scratch(const CorrLookup& op, void* memory)
+      : taps(static_cast<A*>(memory), kMaxTile, op.window_y() + 1, op.window_x() + 1, 0, 1),
+        columns(taps.data + round_up<int64_t>(taps.size(), kMaxTile)),
+        above(columns + round_up<int64_t>(taps.length, lanes<A>) * kMaxTile),
+        packed(above + op.window_x() * kMaxTile) {}
+  static int64_t bytes(const CorrLookup& op) {
+    const A* const packed = Scratch(op, nullptr).packed;  // elements are at most as large as their sums
+    const int64_t copied = op.fmap1.stride_c == 1 ? 0 : op.fmap1.height * kMaxTile * op.channels;
+    return reinterpret_cast<intptr_t>(packed + copied);
+  }
+};
+
+// A tile: `count` queries of one row, from x on.
+struct Tile {
+  int64_t y, x;
+  int count;
+};
+
+// The part of row y in a strip: strips are cut so that every full run of the output starts a cache line.
+inline Tile tile_of(int64_t strip, int64_t y, int64_t width) {
+  const int64_t from = strip - y * width % kMaxTile, x = from < 0 ? 0 : from;
+  const int64_t to = from + kMaxTile < width ? from + kMaxTile : width;
+  return {y, x, static_cast<int>(to - x)};
 }
 
-// The features of a tile of queries, [count, C], where fmap1 holds them apart (NCHW): a tile at a time costs a few
-// percent of the lookup and no memory, a copy of the map in this layout as much as the map itself.
-// Blocks of channels, so that the strided stores stay in the first-level cache; the lines of the next tile, one row
-// below, are asked for meanwhile, because no hardware prefetcher follows a stream per channel.
+// Features of a tile: query q at data + q * stride; those of the tile below start at `below`, null if there is none.
 template <class E>
-const E* pack_tile(const E* fmap1, const FeatureMap& map, int count, int64_t channels, E* packed) {
-  constexpr int64_t block = 16;
-  for (int64_t first = 0; first < channels; first += block) {
-    const int64_t last = first + block < channels ? first + block : channels;
+struct Queries {
+  const E* data;
+  const E* below;
+  int64_t stride;
+};
+
+// The features of a tile, [count, C], where fmap1 holds them apart (NCHW): a strip at a time costs a few percent of the
+// lookup and little memory, a copy of the map in this layout as much as the map itself.
+// The lines of the next tile, one row below, are asked for meanwhile: no hardware prefetcher follows a stream per
+// channel.
+template <class E>
+void pack_tile(const E* fmap1, const FeatureMap& map, int count, int64_t channels, E* packed) {
+  using A = accumulate_t<E>;
+  constexpr int64_t L = lanes<A>;
+  const bool vectors = std::is_same_v<E, A> && map.stride_x == 1;
+  for (int64_t first = 0; first < channels; first += L) {
+    const int64_t last = first + L < channels ? first + L : channels;
     for (int64_t c = first; c < last; ++c) {
       const E* const below = fmap1 + c * map.stride_c + map.stride_y;
       __builtin_prefetch(below);
       __builtin_prefetch(below + (count - 1) * map.stride_x);
     }
-    for (int q = 0; q < count; ++q)
+    int q = 0;
+    if constexpr (std::is_same_v<E, A>)
+      for (; vectors && last - first == L && q + L <= count; q += L) {
+        Vector<A> square[L];
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < L; ++i) square[i] = load(fmap1 + (first + i) * map.stride_c + q);
+        transpose<A>(square);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < L; ++i) store(packed + (q + i) * channels + first, square[i]);
+      }
+    for (; q < count; ++q)
       for (int64_t c = first; c < last; ++c) packed[q * channels + c] = fmap1[c * map.stride_c + q * map.stride_x];
   }
-  return packed;
 }
 
 // Where the windows of a tile go: channel k of its first query is first[k * plane].
@@ -42,30 +89,27 @@ struct Target {
   bool stream;  // write past the caches
 };
 
-// Where a run of queries is a cache line of its own and the output too large to be kept, streaming saves reading the
-// lines that are about to be overwritten: up to a seventh of the time of a lookup.
+// Where the run of a tile is whole cache lines and the output too large to be kept, streaming saves reading the lines
+// that are about to be overwritten: up to a seventh of the time of a lookup.
 template <class Out, class A>
 bool streams(const CorrLookup& op, const CorrLookupOutput& out) {
-  constexpr int64_t smallest = 4 << 20, line = 64;
+  constexpr int64_t smallest = 4 << 20, line = 64, run = kMaxTile * static_cast<int64_t>(sizeof(Out));
   const int64_t plane = op.fmap1.height * op.fmap1.width * static_cast<int64_t>(sizeof(Out));
-  return std::is_same_v<Out, A> && kVectorBytes == line && plane % line == 0 &&
+  return DAFLOW_ISA_LEVEL >= 1 && std::is_same_v<Out, A> && run % line == 0 && plane % line == 0 &&
          reinterpret_cast<uintptr_t>(out.data) % line == 0 &&
          op.batch * op.centres * op.num_levels * op.window() * plane >= smallest;
 }
 
+// The first `count` of the values.
 template <class Out, class A>
-inline void write_run(const Target<Out>& target, int64_t offset, Vector<A> values, int count) {
-  Out* const out = target.first + offset;
+inline void write_run(Out* out, Vector<A> values, int count, bool past_caches) {
   if constexpr (std::is_same_v<Out, A>) {
-#if DAFLOW_ISA_LEVEL >= 2
-    if (target.stream && count == lanes<A> && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0)
-      return _mm512_stream_si512(reinterpret_cast<__m512i*>(out), (__m512i)values);
-#endif
-    if (count == lanes<A>) return store(out, values);
+    if (past_caches) return stream(out, values);
+    if (count >= lanes<A>) return store(out, values);
   }
   A run[lanes<A>];
   store(run, values);
-  narrow_row(run, out, count);
+  narrow_row(run, out, at_most(count, lanes<A>));
 }
 
 // Fetches the lines to be written while the taps are computed.
@@ -111,13 +155,12 @@ Ahead row_below(const LevelView<E>& level, int64_t height, const Window<A>* wind
   return {level.data + bottom * level.stride_y + left * level.stride_x, bytes, shares};
 }
 
-// The bilinear weights of up to lanes<A> queries of a tile, from `first` on; those along y times the scale.
+// The bilinear weights of the queries of a tile; those along y times the scale.
 template <class A>
 struct BlendWeights {
-  A right[lanes<A>], upper[lanes<A>], lower[lanes<A>];
+  A right[kMaxTile] = {}, upper[kMaxTile] = {}, lower[kMaxTile] = {};
 
-  BlendWeights() = default;
-  BlendWeights(const Window<A>* windows, int count, A scale) : right{}, upper{}, lower{} {
+  BlendWeights(const Window<A>* windows, int count, A scale) {
     for (int q = 0; q < count; ++q) {
       right[q] = windows[q].wx;
       upper[q] = scale * (1 - windows[q].wy);
@@ -126,88 +169,104 @@ struct BlendWeights {
   }
 };
 
-// Blends row i of the taps of up to lanes<A> queries along x, in place, and with the row above it along y to row i - 1
-// of their windows. A vector is a row of one window, then is transposed, and holds neighbouring queries in the output.
-template <class Out, class A>
-void blend_row(const CorrLookup& op, const BlendWeights<A>& weights, int first, int count, int i,
-               const TapRows<A>& taps, const Target<Out>& target) {
+// Columns [j, j + Columns) of the window row at hand.
+template <class A, int Columns>
+void turn(const Scratch<A>& scratch, int count, int64_t j) {
   constexpr int L = lanes<A>;
-  const int ny = op.window_y(), nx = op.window_x();
-  const int64_t step_x = target.plane * (op.x_slow ? ny : 1), step_y = target.plane * (op.x_slow ? 1 : nx);
-  for (int j = 0; j < nx; j += L) {
+  for (int first = 0; first < count; first += L) {
     Vector<A> run[L];
 #pragma GCC unroll 16
-    for (int q = 0; q < L; ++q) {
-      A* const at = taps.row(first + q, i) + j;
-      run[q] = (1 - weights.right[q]) * load(at) + weights.right[q] * load(at + 1);
-      store(at, run[q]);
-    }
-    if (i == 0) continue;
-#pragma GCC unroll 16
-    for (int q = 0; q < L; ++q)
-      run[q] = weights.upper[q] * load(taps.row(first + q, i - 1) + j) + weights.lower[q] * run[q];
+    for (int q = 0; q < L; ++q) run[q] = load(scratch.taps.row(first + q, 0) + j);
     transpose<A>(run);
-    const int columns = nx - j < L ? nx - j : L;
-    for (int c = 0; c < columns; ++c) write_run<Out, A>(target, (j + c) * step_x + (i - 1) * step_y, run[c], count);
+#pragma GCC unroll 16
+    for (int c = 0; c < Columns; ++c) store(scratch.columns + (j + c) * kMaxTile + first, run[c]);
   }
 }
 
-// The windows of the queries (b, n, y, x ... x + count - 1) at every level.
+// Blends row i of the taps along x, and with the row above it along y to row i - 1 of the windows.
+template <class Out, class A>
+void blend_row(const CorrLookup& op, const BlendWeights<A>& weights, int count, int i, const Scratch<A>& scratch,
+               const Target<Out>& target) {
+  constexpr int L = lanes<A>;
+  for (int64_t j = 0; j < scratch.taps.length; j += L)
+    scratch.taps.length - j <= 2 ? turn<A, 2>(scratch, count, j) : turn<A, L>(scratch, count, j);
+  const int64_t step = target.plane * (op.x_slow ? op.window_y() : 1);
+  Out* out = target.first + (i - 1) * target.plane * (op.x_slow ? 1 : op.window_x());
+  for (int64_t j = 0; j + 1 < scratch.taps.length; ++j, out += step) {
+    const A* const column = scratch.columns + j * kMaxTile;
+    A* const above = scratch.above + j * kMaxTile;
+#pragma GCC unroll 4
+    for (int q = 0; q < kMaxTile; q += L) {
+      const Vector<A> right = load(weights.right + q);
+      const Vector<A> row = (1 - right) * load(column + q) + right * load(column + kMaxTile + q);
+      if (i > 0 && q < count) {
+        const Vector<A> value = load(weights.upper + q) * load(above + q) + load(weights.lower + q) * row;
+        write_run<Out, A>(out + q, value, count - q, target.stream);
+      }
+      store(above + q, row);
+    }
+  }
+}
+
+// The windows of a tile at one level.
 template <class P, class Out>
-void lookup_tile(const CorrLookup& op, Out* out, bool stream, int64_t item, int64_t y, int64_t x, int count,
-                 const TapRows<typename P::Sum>& taps) {
+void lookup_tile(const CorrLookup& op, Out* out, bool stream, int64_t item, int l, const Tile& tile,
+                 const Queries<typename P::Element>& queries, const Scratch<typename P::Sum>& scratch) {
   using E = typename P::Element;
   using A = typename P::Sum;
-  constexpr int L = lanes<A>;
-  const FeatureMap& map1 = op.fmap1;
-  const int64_t b = item / op.centres, n = item % op.centres, plane = map1.height * map1.width;
-  const E* fmap1 = static_cast<const E*>(map1.data) + b * map1.stride_b + y * map1.stride_y + x * map1.stride_x;
-  int64_t stride1 = map1.stride_x;
-  Ahead queries_below;
-  if (map1.stride_c != 1) {
-    fmap1 = pack_tile(fmap1, map1, count, op.channels, reinterpret_cast<E*>(taps.data + taps.size()));
-    stride1 = op.channels;
-  } else if (y + 1 < map1.height) {
-    const int64_t bytes = count * stride1 * static_cast<int64_t>(sizeof(E));
-    queries_below = {fmap1 + map1.stride_y, bytes, op.num_levels * taps.rows};
-  }
-  for (int l = 0; l < op.num_levels; ++l) {
-    Window<A> windows[kMaxTile];
-    for (int q = 0; q < count; ++q) windows[q] = place_window<A>(op, l, b, n, y, x + q);
-    BlendWeights<A> weights[kMaxTile / L];
-    for (int q = 0; q < count; q += L) weights[q / L] = {windows + q, at_most(count - q, L), static_cast<A>(op.scale)};
-    const int64_t first = (item * op.num_levels + l) * op.window() * plane + y * map1.width + x;
-    const Target<Out> target{out + first, plane, stream};
-    if (!stream) prefetch(target, op.window(), count);
-    const LevelView<E> level(op.levels[l], b);
-    Ahead pixels_below = row_below(level, op.levels[l].height, windows, count, taps.rows);
-    tile_taps<P>(fmap1, stride1, level, windows, count, op.channels, taps, [&](int i) {
-      pixels_below.step();
-      queries_below.step();
-      for (int q = 0; q < count; q += L)
-        blend_row<Out, A>(op, weights[q / L], q, at_most(count - q, L), i, taps, {target.first + q, plane, stream});
-    });
-  }
+  const auto [y, x, count] = tile;
+  const int64_t b = item / op.centres, n = item % op.centres, plane = op.fmap1.height * op.fmap1.width;
+  Window<A> windows[kMaxTile];
+  for (int q = 0; q < count; ++q) windows[q] = place_window<A>(op, l, b, n, y, x + q);
+  const BlendWeights<A> weights(windows, count, static_cast<A>(op.scale));
+  const int64_t first = (item * op.num_levels + l) * op.window() * plane + y * op.fmap1.width + x;
+  const Target<Out> target{out + first, plane, stream && count == kMaxTile};
+  if (!target.stream) prefetch(target, op.window(), count);
+  const LevelView<E> level(op.levels[l], b);
+  const int64_t rows = scratch.taps.rows;
+  Ahead pixels_below = row_below(level, op.levels[l].height, windows, count, rows), queries_below;
+  if (queries.below) queries_below = {queries.below, count * queries.stride * static_cast<int64_t>(sizeof(E)), rows};
+  tile_taps<P>(queries.data, queries.stride, level, windows, count, op.channels, scratch.taps, [&](int i) {
+    pixels_below.step();
+    queries_below.step();
+    blend_row(op, weights, count, i, scratch, target);
+  });
 }
 
-// Rows [begin, end) of one item. Strip by strip and downwards: the pixels that ten rows of queries share are then still
-// in the second-level cache, also where ten whole rows of the level are not.
-// The strips are cut so that every full run of the output starts a cache line.
+// Rows [begin, end) of one item. Strip by strip, level by level and downwards: the pixels that ten rows of queries
+// share are then still in the second-level cache, also where ten whole rows of the level are not.
 template <class P, class Out>
 void lookup_band(const CorrLookup& op, const CorrLookupOutput& out, int64_t item, int64_t begin, int64_t end,
-                 void* scratch) {
+                 void* memory) {
+  using E = typename P::Element;
   using A = typename P::Sum;
   static_assert(kMaxTile % lanes<A> == 0);
-  const TapRows<A> taps = tile_rows<A>(op, scratch);
-  const int64_t width = op.fmap1.width;
-  const bool stream = streams<Out, A>(op, out);
-  for (int64_t strip = 0; strip < width + kMaxTile; strip += kMaxTile)
-    for (int64_t y = begin; y < end; ++y) {
-      const int64_t from = strip - y * width % kMaxTile, x = from < 0 ? 0 : from;
-      const int64_t to = from + kMaxTile < width ? from + kMaxTile : width;
-      if (x < to) lookup_tile<P>(op, static_cast<Out*>(out.data), stream, item, y, x, static_cast<int>(to - x), taps);
+  const Scratch<A> scratch(op, memory);
+  const FeatureMap& map = op.fmap1;
+  const E* const fmap1 = static_cast<const E*>(map.data) + item / op.centres * map.stride_b;
+  E* const packed = reinterpret_cast<E*>(scratch.packed);
+  const bool stream = streams<Out, A>(op, out), packs = map.stride_c != 1;
+  const auto features = [&](const Tile& tile) {
+    return packs ? packed + (tile.y - begin) * kMaxTile * op.channels
+                 : fmap1 + tile.y * map.stride_y + tile.x * map.stride_x;
+  };
+  for (int64_t strip = 0; strip < map.width + kMaxTile; strip += kMaxTile) {
+    for (int64_t y = begin; packs && y < end; ++y) {
+      const Tile tile = tile_of(strip, y, map.width);
+      if (tile.count > 0)
+        pack_tile(fmap1 + y * map.stride_y + tile.x * map.stride_x, map, tile.count, op.channels,
+                  packed + (y - begin) * kMaxTile * op.channels);
     }
-#if DAFLOW_ISA_LEVEL >= 2
+    for (int l = 0; l < op.num_levels; ++l)
+      for (int64_t y = begin; y < end; ++y) {
+        const Tile tile = tile_of(strip, y, map.width), below = tile_of(strip, y + 1, map.width);
+        if (tile.count <= 0) continue;
+        const Queries<E> queries{features(tile), y + 1 < end ? features(below) : nullptr,
+                                 packs ? op.channels : map.stride_x};
+        lookup_tile<P>(op, static_cast<Out*>(out.data), stream, item, l, tile, queries, scratch);
+      }
+  }
+#if DAFLOW_ISA_LEVEL >= 1
   if (stream) _mm_sfence();
 #endif
 }
@@ -215,9 +274,7 @@ void lookup_band(const CorrLookup& op, const CorrLookupOutput& out, int64_t item
 }  // namespace
 
 int64_t corr_lookup_scratch(const CorrLookup& op) {
-  const int64_t packed = op.fmap1.stride_c == 1 ? 0 : kMaxTile * op.channels;  // behind the taps, at most their type
-  return op.dtype == Element::f64 ? (tile_rows<double>(op, nullptr).size() + packed) * sizeof(double)
-                                  : (tile_rows<float>(op, nullptr).size() + packed) * sizeof(float);
+  return op.dtype == Element::f64 ? Scratch<double>::bytes(op) : Scratch<float>::bytes(op);
 }
 
 void corr_lookup_rows(const CorrLookup& op, const CorrLookupOutput& out, int64_t begin, int64_t end, void* scratch) {

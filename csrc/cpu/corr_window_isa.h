@@ -53,18 +53,24 @@ inline Window<A> place_window(const CorrLookup& op, int level, int64_t b, int64_
   return window;
 }
 
-// A value per tap of every window of a tile, [row][query][stride]. Vectors may read past a row, into the next one or
-// the `lanes` elements after the last; with a gap they find there the zeros of fresh scratch, which is never written.
+// A value per tap of every window of a tile, [row][query][stride]; or of one window row at a time. Vectors may read
+// past a row, into the next one or the `lanes` elements after the last; with a gap they find there the zeros of fresh
+// scratch, which is never written.
 template <class A>
 struct TapRows {
   A* data;
   int queries;
-  int64_t rows, length, stride;
+  int64_t rows, length, stride, kept;  // kept: how many of the rows are stored
 
-  TapRows(A* memory, int queries, int64_t rows, int64_t length, int64_t gap)
-      : data(memory), queries(queries), rows(rows), length(length), stride(round_up<int64_t>(length, lanes<A>) + gap) {}
-  int64_t size() const { return rows * queries * stride + lanes<A>; }
-  A* row(int q, int64_t i) const { return data + (i * queries + q) * stride; }
+  TapRows(A* memory, int queries, int64_t rows, int64_t length, int64_t gap, int64_t kept)
+      : data(memory),
+        queries(queries),
+        rows(rows),
+        length(length),
+        stride(round_up<int64_t>(length, lanes<A>) + gap),
+        kept(kept) {}
+  int64_t size() const { return kept * queries * stride + lanes<A>; }
+  A* row(int q, int64_t i) const { return data + ((kept > 1 ? i : 0) * queries + q) * stride; }
   void clear(int q, int64_t i) const {
     for (int64_t j = 0; j < length; j += lanes<A>) store(row(q, i) + j, Vector<A>{});
   }
@@ -155,14 +161,15 @@ struct DotTable {
   }
 };
 
-// Calls f(first, size) for blocks of at most `most` pixels that cover [0, pixels), as even as can be.
+// Calls f(first, size) for blocks of at most `most` pixels that cover [0, pixels), none of them much smaller.
 template <class F>
 inline void each_block(int pixels, int most, const F& f) {
-  if (pixels <= most) return f(0, pixels);
-  const int blocks = (pixels + most - 1) / most;
-  for (int i = 0; i < blocks; ++i) {
-    const int first = pixels * i / blocks;
-    f(first, pixels * (i + 1) / blocks - first);
+  int first = 0;
+  for (int left = pixels; left > 0;) {
+    const int size = left <= most ? left : (left >= 2 * most ? most : (left + 1) / 2);
+    f(first, size);
+    first += size;
+    left -= size;
   }
 }
 

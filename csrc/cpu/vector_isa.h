@@ -37,6 +37,18 @@ inline void store(T* p, Vector<T> v) {
   *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
 }
 
+// Writes past the caches, where the instruction set can; p is aligned to the vector.
+template <class T>
+inline void stream(T* p, Vector<T> v) {
+#if DAFLOW_ISA_LEVEL >= 2
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif DAFLOW_ISA_LEVEL == 1
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#else
+  store(p, v);
+#endif
+}
+
 // Keeps a loaded vector in its register: GCC would rather load it again for every use.
 template <class V>
 inline void keep(V& v) {
@@ -140,23 +152,32 @@ struct ProductsOf<BFloat16> {
 template <class E>
 using Products = typename ProductsOf<E>::type;
 
-// ---- horizontal sums ------------------------------------------------------------------------------------------------
+// ---- sums and transposes --------------------------------------------------------------------------------------------
 
-// In a vector whose items take `width` lanes each, folding adds the upper half of an item to its lower half. This is
-// the lane of (a, b) that lands in `lane` of the folded vector, from the lower or the upper halves.
-constexpr int folded_lane(int lane, int width, bool upper) {
-  const int half = width / 2;
-  return lane / half * width + lane % half + (upper ? half : 0);
+// Lanes of the 128-bit parts of a vector: within them any two lanes change places in one instruction.
+template <class T>
+constexpr int part_lanes = 16 / static_cast<int>(sizeof(T));
+
+// In every span of lanes the even units of a, then those of b; or the odd ones. This is the lane of (a, b) that comes
+// to `lane`.
+constexpr int dealt_lane(int lane, int lanes, int unit, int span, bool odd) {
+  const int at = lane % span % (span / 2);
+  const int from = lane / span * span + (2 * (at / unit) + (odd ? 1 : 0)) * unit + at % unit;
+  return lane % span < span / 2 ? from : lanes + from;
 }
 
-template <class T, int Width, bool Upper, size_t... I>
-inline Vector<T> halves(Vector<T> a, Vector<T> b, std::index_sequence<I...>) {
+template <class T, int Unit, int Span, bool Odd, size_t... I>
+inline Vector<T> deal(Vector<T> a, Vector<T> b, std::index_sequence<I...>) {
 #if defined(__clang__)
-  return __builtin_shufflevector(a, b, folded_lane(I, Width, Upper)...);
+  return __builtin_shufflevector(a, b, dealt_lane(I, lanes<T>, Unit, Span, Odd)...);
 #else
   using Index = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
-  return __builtin_shuffle(a, b, Vector<Index>{folded_lane(I, Width, Upper)...});
+  return __builtin_shuffle(a, b, Vector<Index>{dealt_lane(I, lanes<T>, Unit, Span, Odd)...});
 #endif
+}
+template <class T, int Unit, int Span, bool Odd>
+inline Vector<T> deal(Vector<T> a, Vector<T> b) {
+  return deal<T, Unit, Span, Odd>(a, b, std::make_index_sequence<lanes<T>>());
 }
 
 // out[0 ... N - 1] = the first lanes.
@@ -170,6 +191,7 @@ inline void store_first(T* out, Vector<T> v) {
 }
 
 // out[j] = sum of the lanes of v[j]. Every sum is taken in the same order whatever j and the number of sums are.
+// Items shrink from `Width` lanes to one, first within the parts.
 template <class T, int Sums, int J, int Width = lanes<T>>
 inline void store_sums(const Vector<T> (&v)[J], T* out) {
   if constexpr (Width == 1) {
@@ -177,35 +199,43 @@ inline void store_sums(const Vector<T> (&v)[J], T* out) {
     for (int j = 0; j < J - 1; ++j) store(out + j * lanes<T>, v[j]);
     store_first<T, Sums - (J - 1) * lanes<T>>(out + (J - 1) * lanes<T>, v[J - 1]);
   } else {
-    constexpr auto all = std::make_index_sequence<lanes<T>>();
+    constexpr bool within = Width > lanes<T> / part_lanes<T>;
+    constexpr int unit = within ? 1 : part_lanes<T>, span = within ? part_lanes<T> : lanes<T>;
     Vector<T> folded[(J + 1) / 2];
 #pragma GCC unroll 16
     for (int j = 0; j < J; j += 2) {
       const Vector<T> a = v[j], b = j + 1 < J ? v[j + 1] : Vector<T>{};
-      folded[j / 2] = halves<T, Width, false>(a, b, all) + halves<T, Width, true>(a, b, all);
+      folded[j / 2] = deal<T, unit, span, false>(a, b) + deal<T, unit, span, true>(a, b);
     }
     store_sums<T, Sums, (J + 1) / 2, Width / 2>(folded, out);
   }
 }
 
-// Transposes a square of vectors: afterwards lane q of v[j] is what lane j of v[q] was.
-template <class T, int Width = lanes<T>>
-inline void transpose(Vector<T> (&v)[lanes<T>]) {
-  if constexpr (Width > 1) {
-    constexpr auto all = std::make_index_sequence<lanes<T>>();
-    constexpr int rows = Width, columns = lanes<T> / Width;  // v is [columns][rows]: every step halves the rows
+// Transposes squares of `Span / Unit` units: the rows Step vectors apart, the columns the units of a span.
+template <class T, int Unit, int Span, int Step, int Rounds = Span / Unit>
+inline void transpose_units(Vector<T> (&v)[lanes<T>]) {
+  if constexpr (Rounds > 1) {
+    constexpr int rows = Span / Unit;
     Vector<T> next[lanes<T>];
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes<T>; i += 2) {
-      const int to = i / rows * rows + i % rows / 2;
-      next[to] = halves<T, Width, false>(v[i], v[i + 1], all);
-      next[to + rows / 2] = halves<T, Width, true>(v[i], v[i + 1], all);
+    for (int i = 0; i < lanes<T> / 2; ++i) {
+      const int group = i / (rows / 2), pair = i % (rows / 2);
+      const int first = group / Step * rows * Step + group % Step;
+      const Vector<T> a = v[first + 2 * pair * Step], b = v[first + (2 * pair + 1) * Step];
+      next[first + pair * Step] = deal<T, Unit, Span, false>(a, b);
+      next[first + (pair + rows / 2) * Step] = deal<T, Unit, Span, true>(a, b);
     }
-    static_assert(rows * columns == lanes<T>);
 #pragma GCC unroll 16
     for (int i = 0; i < lanes<T>; ++i) v[i] = next[i];
-    transpose<T, Width / 2>(v);
+    transpose_units<T, Unit, Span, Step, Rounds / 2>(v);
   }
+}
+
+// Transposes a square of vectors: afterwards lane q of v[j] is what lane j of v[q] was.
+template <class T>
+inline void transpose(Vector<T> (&v)[lanes<T>]) {
+  transpose_units<T, 1, part_lanes<T>, 1>(v);
+  transpose_units<T, part_lanes<T>, lanes<T>, part_lanes<T>>(v);
 }
 
 // The sum of the lanes.
