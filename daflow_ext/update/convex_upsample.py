@@ -24,10 +24,25 @@ def convex_upsample(flow: torch.Tensor, mask: torch.Tensor, factor: int = 8) -> 
             f"convex_upsample: mask must be {[batch, 9 * factor**2, height, width]} for flow {list(flow.shape)} "
             f"and factor {factor}, got {list(mask.shape)}"
         )
-    weights = mask.view(batch, 1, 9, factor, factor, height, width).softmax(dim=2)
-    neighbours = F.unfold(factor * flow, 3, padding=1).view(batch, planes, 9, 1, 1, height, width)
-    fine = (weights * neighbours).sum(dim=2)  # [B, D, i, j, y, x]; several times faster than einsum on the CPU
-    return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, planes, factor * height, factor * width)
+    neighbours = F.unfold(factor * flow, 3, padding=1).view(batch, planes, 9, height, width)
+    if mask.is_contiguous(memory_format=torch.channels_last):  # as the convolutions on the CPU give it
+        logits = mask.permute(0, 2, 3, 1).view(batch, height, width, 1, 9, factor**2)
+        fine = _convex(logits, neighbours.permute(0, 3, 4, 1, 2)[..., None], dim=4)  # [B, y, x, D, (i, j)]
+        fine = fine.unflatten(-1, (factor, factor)).permute(0, 3, 1, 4, 2, 5)
+    else:
+        logits = mask.view(batch, 1, 9, factor, factor, height, width)
+        fine = _convex(logits, neighbours[:, :, :, None, None], dim=2)  # [B, D, i, j, y, x]
+        fine = fine.permute(0, 1, 4, 2, 5, 3)
+    return fine.reshape(batch, planes, factor * height, factor * width)
+
+
+def _convex(logits: torch.Tensor, values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Values weighted by the softmax along ``dim``; added one by one, as all products at once are many times larger."""
+    weights, values_of = logits.softmax(dim).unbind(dim), values.unbind(dim)
+    total = weights[0] * values_of[0]
+    for weight, value in zip(weights[1:], values_of[1:], strict=True):
+        total = total.addcmul_(weight, value)
+    return total
 
 
 def bilinear_upsample(flow: torch.Tensor, factor: int = 8) -> torch.Tensor:

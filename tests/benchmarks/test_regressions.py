@@ -31,6 +31,12 @@ def test_corr_lookup(benchmark, dtype):
     assert watch(benchmark, lambda: ops.corr_lookup(fmap1, pyramid, coords[0], 4)).shape == (1, 324, *GRID)
 
 
+def test_corr_lookup_of_a_contiguous_map(benchmark):
+    fmap1, fmap2, coords = corr_block.inputs(GRID)
+    pyramid = ops.corr_pyramid(fmap2, 4)
+    assert watch(benchmark, lambda: ops.corr_lookup(fmap1, pyramid, coords[0], 4)).shape == (1, 324, *GRID)
+
+
 def test_corr_pyramid(benchmark):
     fmap2 = corr_block.inputs(GRID)[1]
     assert len(watch(benchmark, lambda: ops.corr_pyramid(fmap2, 4))) == 4
@@ -49,9 +55,16 @@ def test_update_step(benchmark):
     assert watch(benchmark, lambda: block(net, context, corr, flow))[0].shape == net.shape
 
 
-def test_convex_upsample(benchmark):
-    flow, mask = torch.randn(1, 2, *GRID), torch.randn(1, 576, *GRID)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convex_upsample(benchmark, layout):
+    flow, mask = torch.randn(1, 2, *GRID), torch.randn(1, 576, *GRID).contiguous(memory_format=layout)
     assert watch(benchmark, lambda: convex_upsample(flow, mask)).shape == (1, 2, 8 * GRID[0], 8 * GRID[1])
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_raft(benchmark, small):
+    model, images = RAFT(small, memory="on_the_fly").eval(), [255 * torch.rand(1, 3, 128, 192) for _ in range(2)]
+    assert watch(benchmark, lambda: model(*images, iters=2, test_mode=True))[1].shape == (1, 2, 128, 192)
 
 
 def test_encoder(benchmark):

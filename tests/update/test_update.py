@@ -100,8 +100,12 @@ def test_mask_head_is_its_equation():
     torch.testing.assert_close(mask(net), expected, rtol=0, atol=1e-12)
 
 
+LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+
+
+@LAYOUTS
 @pytest.mark.parametrize("factor", [8, 2])
-def test_convex_upsample_is_its_loops(factor):
+def test_convex_upsample_is_its_loops(factor, layout):
     height, width = 3, 4
     flow = torch.randn(2, 2, height, width, **DOUBLE)
     mask = torch.randn(2, 9 * factor**2, height, width, **DOUBLE)
@@ -114,6 +118,7 @@ def test_convex_upsample_is_its_loops(factor):
             weights = logits[:, :, y % factor, x % factor, row, column].softmax(1)
             neighbours = padded[:, :, row : row + 3, column : column + 3].flatten(2)
             expected[:, :, y, x] = factor * torch.einsum("bk,bdk->bd", weights, neighbours)
+    mask = mask.contiguous(memory_format=layout)
     torch.testing.assert_close(convex_upsample(flow, mask, factor), expected, rtol=0, atol=1e-12)
 
 
@@ -136,9 +141,10 @@ def test_convex_upsample_copies_one_neighbour_when_its_logit_dominates():
         assert torch.equal(convex_upsample(flow, mask.flatten(1, 2)), expected)
 
 
-def test_convex_upsample_gradients():
+@LAYOUTS
+def test_convex_upsample_gradients(layout):
     flow = torch.randn(1, 2, 2, 3, **DOUBLE, requires_grad=True)
-    mask = torch.randn(1, 36, 2, 3, **DOUBLE, requires_grad=True)
+    mask = torch.randn(1, 36, 2, 3, **DOUBLE).contiguous(memory_format=layout).requires_grad_()
     assert torch.autograd.gradcheck(lambda f, m: convex_upsample(f, m, 2), (flow, mask))
 
 
