@@ -5,6 +5,8 @@
 
 import dataclasses
 import importlib
+import sys
+import types
 from collections.abc import Callable
 
 import torch
@@ -23,6 +25,7 @@ class Opponent:
         devices: where it runs.
         build: ``build(fmap1, fmap2, num_levels, radius)`` gives the lookup.
         follows: it looks where the coordinates say; else only around every pixel itself, on one level.
+        load: imports ``module``, where that takes more than saying so.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Opponent:
     devices: tuple[str, ...]
     build: Callable[..., Lookup]
     follows: bool = True
+    load: Callable[[str], types.ModuleType] = importlib.import_module
 
     def refusal(self, device: str) -> str | None:
         """Why it cannot run on ``device``, or None."""
@@ -37,8 +41,8 @@ class Opponent:
         if kind not in self.devices:
             return f"runs on {' and '.join(self.devices)} only"
         try:
-            module = importlib.import_module(self.module)
-        except (ImportError, OSError) as error:
+            module = self.load(self.module)
+        except (ImportError, OSError, RuntimeError) as error:
             return f"cannot import {self.module}: {error}"
         return "daflow_ext's own stand-in" if getattr(module, "__daflow_ext__", False) else None
 
@@ -49,6 +53,24 @@ def _pooled(fmap: torch.Tensor, levels: int) -> list[torch.Tensor]:
     for _ in range(levels - 1):
         pyramid.append(F.avg_pool2d(pyramid[-1], 2))
     return [level.permute(0, 2, 3, 1).contiguous() for level in pyramid]
+
+
+_named: list[torch.library.Library] = []  # a library takes its schemas along when it is collected
+
+
+def _load_torchvision(name: str) -> types.ModuleType:
+    """Also the wheel of another torch build, which fails to import for want of two operators that RAFT never calls."""
+    try:
+        return importlib.import_module(name)
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+    for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
+        del sys.modules[module]
+    _named.append(torch.library.Library("torchvision", "DEF"))
+    for operator in ("nms", "qnms"):
+        _named[-1].define(f"{operator}(Tensor boxes) -> Tensor")
+    return importlib.import_module(name)
 
 
 def _torchvision(fmap1: torch.Tensor, fmap2: torch.Tensor, levels: int, radius: int) -> Lookup:
@@ -101,7 +123,13 @@ def _spatial_correlation_sampler(fmap1: torch.Tensor, fmap2: torch.Tensor, level
 
 
 OPPONENTS = (
-    Opponent("torchvision", "torchvision.models.optical_flow.raft", ("cpu", "cuda"), _torchvision),
+    Opponent(
+        "torchvision",
+        "torchvision.models.optical_flow.raft",
+        ("cpu", "cuda"),
+        _torchvision,
+        load=_load_torchvision,
+    ),
     Opponent("alt_cuda_corr", "alt_cuda_corr", ("cuda",), _alt_cuda_corr),
     Opponent("fused-local-corr", "local_corr", ("cpu", "cuda"), _fused_local_corr),
     Opponent(

@@ -168,6 +168,8 @@ CASES = {
     "one channel": Case(channels=1, radius=0),
     "channel tail": Case(channels=3, radius=1),
     "vector and tail": Case(channels=100, radius=2, layout="contiguous"),
+    "whole tiles of a contiguous map": Case(channels=43, size1=(5, 48), layout="contiguous"),
+    "whole tiles, double": Case(torch.float64, 21, (3, 40), layout="contiguous", levels=2, out_dtype=torch.float64),
     "raft": Case(channels=256, levels=4, size2=(7, 19)),
     "raft small": Case(channels=128, radius=3, size2=(16, 17)),
     "channels 320": Case(channels=320, size1=(3, 33), layout="sliced"),
