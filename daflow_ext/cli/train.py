@@ -1,6 +1,7 @@
 """``daflow train``: stage 1 (lift) and stage 2 (flow) from a configuration."""
 
 import argparse
+import json
 import pathlib
 import shlex
 import sys
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     require_training()
     from .. import train
 
-    overrides = args.set + ([f"model.init={args.init}"] if args.init else [])
+    overrides = args.set + ([f"model.init={json.dumps(args.init)}"] if args.init else [])
     config = train.read_config(train.LiftConfig if args.stage == "lift" else train.FlowConfig, args.config, overrides)
     stage, clips = _builder(args.stage)(config)
     command = shlex.join(["daflow", *sys.argv[1:]])

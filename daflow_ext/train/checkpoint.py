@@ -1,5 +1,6 @@
 """What a run leaves on disk to go on from: the checkpoint, and the log cut to it."""
 
+import io
 import json
 import os
 import pathlib
@@ -8,13 +9,13 @@ from typing import Any
 import torch
 
 from ..frames._files import atomic_path
-from .config import changed_keys, to_dict
+from .config import Config, changed_keys, to_dict
 
 NAME = "checkpoint.pt"
 LOG = "log.jsonl"
 
 
-def save(folder: pathlib.Path, config: Any, content: dict) -> None:
+def save(folder: pathlib.Path, config: Config, content: dict[str, Any]) -> None:
     """Replace the checkpoint of ``folder``; a reader, also after a power cut, sees the old one or the whole new one."""
     with atomic_path(folder / NAME) as path, path.open("wb") as file:
         torch.save({**content, "config": json.dumps(to_dict(config))}, file)
@@ -22,7 +23,7 @@ def save(folder: pathlib.Path, config: Any, content: dict) -> None:
         os.fsync(file.fileno())
 
 
-def load(folder: pathlib.Path, config: Any) -> dict | None:
+def load(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
     """The checkpoint of ``folder``, None where there is none.
 
     Raises:
@@ -32,7 +33,8 @@ def load(folder: pathlib.Path, config: Any) -> dict | None:
     if not path.exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # from memory: reading a file, Python would first ask for as many bytes as a length in the pickle claims
+        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
         stored = json.loads(content["config"])
     except Exception as error:  # the bytes of a broken pickle can raise anything
         raise ValueError(f"{path} is no checkpoint of a training run: {error}") from error
@@ -60,7 +62,7 @@ class Log:
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         return [line for line in lines if line.endswith("}\n")]
 
-    def write(self, **record) -> None:
+    def write(self, **record: Any) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
@@ -68,6 +70,6 @@ class Log:
         self._file.close()
 
 
-def records(folder: pathlib.Path) -> list[dict]:
+def records(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of a run's log."""
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]

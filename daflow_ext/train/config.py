@@ -8,9 +8,9 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
+from .yaml_values import parse
 
 CONFIGS = importlib.resources.files("daflow_ext") / "configs"
 FLOW_NETWORKS = ("raft-small", "raft-large", "daflow", "daflow-tiny")
@@ -207,7 +207,7 @@ class LiftConfig:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_shared(self)
         check_choice("model.trainable", self.model.trainable, ("all", "attention", "control"))
         check_choice("model.lift", self.model.lift, ("all", "joint", "none"))
@@ -224,7 +224,7 @@ class FlowConfig:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_shared(self)
         check_choice("model.name", self.model.name, FLOW_NETWORKS)
         check_choice("model.restoration_dtype", self.model.restoration_dtype, ("float32", "bfloat16"))
@@ -233,13 +233,26 @@ class FlowConfig:
             raise ValueError(f"model.feature_step must be 'random' or from 0 to {steps - 1}, got {step!r}")
 
 
+Config = LiftConfig | FlowConfig
+_C = TypeVar("_C", bound=Config)
+_Section = TypeVar("_Section")
+
+
+def _text(path: Any, name: str) -> str:
+    try:
+        text: str = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no text: {error}") from error
+    return text
+
+
 def check_choice(name: str, value: Any, known: Sequence[str]) -> None:
     """Raise ValueError unless ``value`` is one of ``known``."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def check_shared(config: Any) -> None:
+def check_shared(config: Config) -> None:
     """What both stages demand of ``data`` and ``train``.
 
     Raises:
@@ -274,7 +287,7 @@ def config_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in CONFIGS.iterdir() if file.name.endswith(".yaml"))
 
 
-def read_config(cls: type, name: str, overrides: Sequence[str] = ()) -> Any:
+def read_config(cls: type[_C], name: str, overrides: Sequence[str] = ()) -> _C:
     """A configuration of ``cls`` from a packaged name or a YAML file, changed by ``section.key=value`` texts.
 
     Raises:
@@ -286,27 +299,26 @@ def read_config(cls: type, name: str, overrides: Sequence[str] = ()) -> Any:
         raise FileNotFoundError(
             f"no configuration {name!r}; expected a YAML file or one of {', '.join(config_names())}"
         )
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+    values = parse(_text(path, name), name) or {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"an override is section.key=value, got {text!r}")
-        _set(values, key.strip().split("."), yaml.safe_load(value), text)
+        _set(values, key.strip().split("."), parse(value, f"override {text!r}"), text)
     return from_dict(cls, values)
 
 
-def _set(values: dict, path: Sequence[str], value: Any, text: str) -> None:
-    for part in path[:-1]:
-        values = values.setdefault(part, {})
+def _set(values: Any, path: Sequence[str], value: Any, text: str) -> None:
+    for place, part in enumerate(path):
         if not isinstance(values, dict):
-            raise ValueError(f"override {text!r}: {part} is a value, not a section")
-    values[path[-1]] = value
+            raise ValueError(f"override {text!r}: {'.'.join(path[:place]) or 'the file'} is a value, not a section")
+        if place == len(path) - 1:
+            values[part] = value
+        else:
+            values = values.setdefault(part, {})
 
 
-def from_dict(cls: type, values: Any, prefix: str = "") -> Any:
+def from_dict(cls: type[_Section], values: Any, prefix: str = "") -> _Section:
     """A dataclass from nested dictionaries, checked key by key; see :func:`read_config`."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{prefix.rstrip('.') or 'the configuration'} must be a section of keys, got {values!r}")
@@ -320,7 +332,7 @@ def from_dict(cls: type, values: Any, prefix: str = "") -> Any:
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:
     """``value`` as ``hint``; YAML reads 1e-4 as text and a plain no as False, and knows no tuples."""
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value, name + ".")
     if isinstance(hint, types.UnionType):
         options = [one for one in typing.get_args(hint) if one is not type(None)]
@@ -339,7 +351,7 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     return dict(value) if hint is dict else value
 
 
-def _tuple(parts: tuple, value: Any, name: str) -> tuple:
+def _tuple(parts: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{name} must be a list, got {value!r}")
     if parts[-1] is Ellipsis:
@@ -349,9 +361,10 @@ def _tuple(parts: tuple, value: Any, name: str) -> tuple:
     return tuple(_coerce(part, one, name) for part, one in zip(parts, value, strict=True))
 
 
-def to_dict(config: Any) -> dict:
+def to_dict(config: Any) -> dict[str, Any]:
     """Plain values for YAML and JSON; :func:`from_dict` reads them."""
-    return _plain(dataclasses.asdict(config))
+    values: dict[str, Any] = _plain(dataclasses.asdict(config))
+    return values
 
 
 def _plain(value: Any) -> Any:
@@ -360,7 +373,7 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def changed_keys(config: Any, stored: Mapping, prefix: str = "") -> list[str]:
+def changed_keys(config: Any, stored: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The keys that decide the losses and differ from those of a stored :func:`to_dict`.
 
     A key that an older version did not store had its default.

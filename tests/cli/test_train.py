@@ -47,6 +47,7 @@ def test_lift_writes_a_restoration_model(daflow, tmp_path):
         (["--config", "nothing"], "no configuration 'nothing'; expected a YAML file or one of "),
         (["--config", "raft-tiny-lq", "--set", "train.stepz=3"], "unknown key train.stepz; did you mean train.steps?"),
         (["--config", "raft-tiny-lq", "--init", "missing.pth"], "missing.pth does not exist"),
+        (["--config", "raft-tiny-lq", "--init", "a: #1, [2].pth"], "a: #1, [2].pth does not exist"),
         (["--config", "daflow-tiny-lift"], "unknown key model.control_conv_scale; did you mean model."),
     ],
 )

@@ -274,9 +274,13 @@ def _checkpoint_seeds() -> list[bytes]:
     from daflow_ext.train import FlowConfig
     from daflow_ext.train.config import to_dict
 
-    stream = io.BytesIO()
-    torch.save({"config": json.dumps(to_dict(FlowConfig())), "step": 3, "model": {"w": torch.zeros(3)}}, stream)
-    return [stream.getvalue()]
+    content = {"config": json.dumps(to_dict(FlowConfig())), "step": 3, "model": {"w": torch.zeros(3)}}
+    made = []
+    for as_zip in (True, False):
+        stream = io.BytesIO()
+        torch.save(content, stream, _use_new_zipfile_serialization=as_zip)
+        made.append(stream.getvalue())
+    return made
 
 
 def _read_checkpoint(path: pathlib.Path) -> None:
@@ -319,10 +323,9 @@ READERS: dict[str, Reader] = {
     "pairs.csv": Reader("pairs.csv", _list_seeds, _read_list, _TEXT, share=0.5),
 }
 if importlib.util.find_spec("accelerate") and importlib.util.find_spec("yaml"):
-    # PyYAML itself gives up on text nested a thousand deep
     READERS["config"] = Reader(
-        "config.yaml", _config_seeds, _read_config, _TEXT, (ValueError, FileNotFoundError, RecursionError), share=0.15
+        "config.yaml", _config_seeds, _read_config, _TEXT, (ValueError, FileNotFoundError), share=0.15
     )
     READERS["checkpoint.pt"] = Reader(
-        "checkpoint.pt", _checkpoint_seeds, _read_checkpoint, (mutate.in_zip(),), share=0.5, ratio=DEFLATE
+        "checkpoint.pt", _checkpoint_seeds, _read_checkpoint, (_in_pth_or_bytes,), share=0.5, ratio=DEFLATE
     )

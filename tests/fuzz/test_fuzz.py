@@ -164,10 +164,16 @@ def test_npy_whose_header_is_no_python(tmp_path):
 
 def test_a_pickle_with_a_long_name_claims_no_memory(tmp_path):
     """BINUNICODE of a gigabyte, in a file of some bytes."""
-    (tmp_path / "a.pth").write_bytes(b"\x80\x02X" + struct.pack("<I", 2**30) + b"abc")
+    pytest.importorskip("accelerate")
+    from daflow_ext.train import FlowConfig, checkpoint
+
+    for name in ("a.pth", checkpoint.NAME):
+        (tmp_path / name).write_bytes(b"\x80\x02X" + struct.pack("<I", 2**30) + b"abc")
     before = campaign._memory("VmPeak")
     with pytest.raises(ValueError, match=r"a.pth: not a readable weights file"):
         weights.read(tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"checkpoint.pt is no checkpoint of a training run"):
+        checkpoint.load(tmp_path, FlowConfig())
     assert campaign._memory("VmPeak") - before < 2**28
 
 

@@ -34,6 +34,8 @@ def test_overrides_win_and_take_the_type_of_their_key():
         (["model.feature_step=10"], r"model\.feature_step must be 'random' or from 0 to 9, got 10"),
         (["train"], r"an override is section\.key=value, got 'train'"),
         (["train.lr.x=1"], r"lr is a value, not a section"),
+        (["train.lr=[1"], r"override 'train.lr=\[1' is no YAML"),
+        (["data.options.day=2026-02-30"], r"is no YAML of plain values: day"),
     ],
 )
 def test_wrong_settings_are_one_sentence(overrides, sentence):
@@ -62,3 +64,24 @@ def test_a_configuration_survives_yaml_and_differs_only_where_losses_do():
     config.train.lr, config.data.degrade.clean = 1.0, 0.5
     del stored["model"]["feature_step"]  # of an older version
     assert changed_keys(config, stored) == ["data.degrade.clean", "train.lr"]
+
+
+DOUBLED = ", ".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]" for i in range(40))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[" * 3000, "is no YAML of plain values"),  # PyYAML calls itself for each
+        ("data: {options: &a {x: *a}}", "more than 10000 values or 50 levels"),
+        (f"data: {{options: {{a0: &a0 [1, 2], {DOUBLED}}}}}", "more than 10000 values or 50 levels"),
+        ("[1, 2]", "the file is a value, not a section"),
+        ("train: {lr: \xff}", "is no text"),
+    ],
+    ids=["nested", "itself", "two to the 40", "a list", "no text"],
+)
+def test_a_file_that_is_no_configuration(tmp_path, text, sentence):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=sentence):
+        read_config(FlowConfig, str(path), ["train.lr=1"])
