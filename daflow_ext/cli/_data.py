@@ -4,6 +4,7 @@ import argparse
 import functools
 import inspect
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from ..datasets import CLEAN, DATASETS, Degradation, FlowDataset, dataset_class, degradations, open_dataset
@@ -106,12 +107,12 @@ def chosen_degradations(words: list[str]) -> dict[str, Degradation | None]:
     return levels
 
 
-def opener(args: argparse.Namespace, **common) -> functools.partial:
+def opener(args: argparse.Namespace, **common: Any) -> functools.partial[FlowDataset]:
     """``open_dataset`` with everything but the degradation filled in."""
     options = dataset_options(args) | common
     return functools.partial(open_dataset, args.dataset, args.root, **options)
 
 
-def open_for(make: functools.partial, degradation: Degradation | None, **lq) -> FlowDataset:
+def open_for(make: Callable[..., FlowDataset], degradation: Degradation | None, **lq: Any) -> FlowDataset:
     """The data set at one level; ``lq`` (window, seed) applies to degraded levels."""
     return make() if degradation is None else make(degrade=degradation, **lq)

@@ -14,13 +14,17 @@ import torch
 
 from .. import backends
 from ..flow import forward_backward_confidence, forward_backward_consistency, forward_interpolate
-from ..frames import InputPadder
+from ..frames import Frames, InputPadder
 from ..models import RAFT, get_model
 from ..models.pair_flow import PairFlow
 from ..models.raft import SMALLEST_SIDE
 from ..models.registry import DEFAULT_MODEL
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+Warm = dict[str, torch.Tensor]
+"""What the pairs so far leave for the next one: the low-resolution flow of each direction."""
 
 
 class Estimator(Protocol):
@@ -40,7 +44,13 @@ class Estimator(Protocol):
     stride: int
 
     def pairs(
-        self, frames, *, warm_start: bool = False, bidirectional: bool = False, start: int = 0, warm: dict | None = None
+        self,
+        frames: Frames,
+        *,
+        warm_start: bool = False,
+        bidirectional: bool = False,
+        start: int = 0,
+        warm: Warm | None = None,
     ) -> Iterator[PairFlow]:
         """Flow of every pair of neighbouring frames from pair ``start`` on, a few frames held at a time.
 
@@ -146,7 +156,7 @@ def chosen_device(args: argparse.Namespace) -> torch.device:
     return torch.device(name)
 
 
-def load_model(source: str | pathlib.Path, args: argparse.Namespace):
+def load_model(source: str | pathlib.Path, args: argparse.Namespace) -> Any:
     """RAFT or a DA-Flow pipeline, in evaluation mode on the device that the arguments ask for.
 
     Raises:
@@ -212,7 +222,7 @@ def estimator_options(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def model_identity(model) -> str:
+def model_identity(model: Any) -> str:
     """Sixteen digits that change when a weight or the configuration does."""
     networks = {"": model} if isinstance(model, RAFT) else model.components
     digest = hashlib.sha256()
@@ -245,7 +255,13 @@ class RaftEstimator:
         self.settings: dict[str, Any] = {"model": self.name, "iters": iters, "backend": model.backend}
 
     def pairs(
-        self, frames, *, warm_start: bool = False, bidirectional: bool = False, start: int = 0, warm: dict | None = None
+        self,
+        frames: Frames,
+        *,
+        warm_start: bool = False,
+        bidirectional: bool = False,
+        start: int = 0,
+        warm: Warm | None = None,
     ) -> Iterator[PairFlow]:
         image1, count = None, start
         carry = {kind: low.to(self.device) for kind, low in (warm or {}).items()}
@@ -295,7 +311,7 @@ class DAFlowEstimator:
 
     stride = 2
 
-    def __init__(self, pipe, *, seed: int = 0, **options):
+    def __init__(self, pipe: Any, *, seed: int = 0, **options: Any):
         self.name = pathlib.Path(pipe.config.get("_name_or_path") or "DA-Flow").name
         self.model, self.seed, self.options = pipe, seed, options
         self.device, self.iters = pipe.device, options["iters"]
@@ -308,9 +324,15 @@ class DAFlowEstimator:
         }
 
     def pairs(
-        self, frames, *, warm_start: bool = False, bidirectional: bool = False, start: int = 0, warm: dict | None = None
+        self,
+        frames: Frames,
+        *,
+        warm_start: bool = False,
+        bidirectional: bool = False,
+        start: int = 0,
+        warm: Warm | None = None,
     ) -> Iterator[PairFlow]:
-        return self.model.video(
+        found: Iterator[PairFlow] = self.model.video(
             frames,
             generator=torch.Generator().manual_seed(self.seed),
             warm_start=warm_start,
@@ -319,3 +341,4 @@ class DAFlowEstimator:
             warm=warm,
             **self.options,
         )
+        return found

@@ -1,5 +1,6 @@
 """Flow files as an estimator: what ``daflow infer --bidirectional`` wrote, or the true flow of a data set."""
 
+import argparse
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -8,13 +9,14 @@ import torch
 
 from ..flow import forward_backward_confidence, forward_backward_consistency, read_flow
 from ..flow.formats import SUFFIXES
+from ..frames import Frames, ImageSequence
 from ..models.pair_flow import PairFlow
-from ._estimate import Estimator, load_estimator, model_identity, source_name
+from ._estimate import Estimator, Warm, load_estimator, model_identity, source_name
 
 FORWARD, BACKWARD = "flow", "flow_backward"
 
 
-def load_flow(args) -> tuple[Estimator, str, str]:
+def load_flow(args: argparse.Namespace) -> tuple[Estimator, str, str]:
     """``--flow DIR`` or else a model, with its name and what identifies it in the settings of a run.
 
     Raises:
@@ -28,11 +30,11 @@ def load_flow(args) -> tuple[Estimator, str, str]:
     return estimator, str(source_name(args)), model_identity(estimator.model)
 
 
-def frame_names(frames) -> Callable[[int], str]:
+def frame_names(frames: Frames) -> Callable[[int], str]:
     """The name that files made from frame ``index`` get, also for the last frame, which starts no pair."""
-    stems = [path.stem for path in getattr(frames, "paths", [])]
-    if len(set(stems)) < len(stems):
-        return lambda index: frames.paths[index].name
+    paths = frames.paths if isinstance(frames, ImageSequence) else []
+    if len({path.stem for path in paths}) < len(paths):
+        return lambda index: paths[index].name
     return frames.name
 
 
@@ -60,7 +62,13 @@ class FlowFiles:
         self.root, self.settings = root, {"model": self.name}
 
     def pairs(
-        self, frames, *, warm_start: bool = False, bidirectional: bool = True, start: int = 0, warm: dict | None = None
+        self,
+        frames: Frames,
+        *,
+        warm_start: bool = False,
+        bidirectional: bool = True,
+        start: int = 0,
+        warm: Warm | None = None,
     ) -> Iterator[PairFlow]:
         """The pairs of ``frames`` from ``start`` on; both directions in any case, nothing to warm."""
         image1 = None

@@ -5,8 +5,9 @@ import importlib.metadata
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from ._studio import Studio
+from ._studio import Answer, Studio
 
 _ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False"}
 
@@ -37,7 +38,7 @@ def _environment(folder: pathlib.Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def build(studio: Studio):
+def build(studio: Studio) -> Any:
     """The page as ``gradio.Blocks``."""
     import gradio
 
@@ -64,14 +65,14 @@ def build(studio: Studio):
     return page
 
 
-def _task(gradio, label: str, clip, options: list, work: Callable) -> None:
+def _task(gradio: Any, label: str, clip: Any, options: list[Any], work: Callable[..., Answer]) -> None:
     """A button that turns the clip into a film and a line of text; an error is shown, not raised."""
     button = gradio.Button(label, variant="primary")
     film = gradio.Video(show_label=False, interactive=False, loop=True)
     text = gradio.Markdown()
 
     # gradio puts the progress where its default stands; before the others, of which there are more or fewer
-    def run(progress=gradio.Progress(), path=None, *values):  # noqa: B008
+    def run(progress: Any = gradio.Progress(), path: str | None = None, *values: Any) -> Answer:  # noqa: B008
         try:
             return work(path, *values, lambda share, what: progress(share, desc=what))
         except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:

@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import pathlib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from tqdm import tqdm
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..evaluate.restored_video import score_videos
 from ..features.restoration import LATENT_FACTOR, LiftedRestoration
-from ..frames import read_image, write_image
+from ..frames import Frames, read_image, write_image
 from ..models import RAFT, registry
 from ..models.chunks import MULTIPLE, tile_overlap
 from ..models.guidance import GuidanceSettings
@@ -131,7 +131,12 @@ def _steps(args: argparse.Namespace) -> int:
 
 
 def restore(
-    frames, model: Restorer, flow: Estimator | None, folder: RunFolder, guidance: GuidanceSettings, args
+    frames: Frames,
+    model: Restorer,
+    flow: Estimator | None,
+    folder: RunFolder,
+    guidance: GuidanceSettings,
+    args: argparse.Namespace,
 ) -> None:
     """Write the frames that are missing."""
     start, warm = folder.resume(1, warm_start=flow is not None)
@@ -171,9 +176,12 @@ def written(folder: RunFolder) -> Iterator[torch.Tensor]:
             yield read_image(folder.root / path)
 
 
-def score(frames, truth, results: dict[str, RunFolder], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+def score(
+    frames: Frames, truth: Frames, results: dict[str, RunFolder], args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
     """The scores of the input and of every result against the clean video."""
     folder = pathlib.Path(args.truth_flow)
     estimator = FlowFiles(folder) if folder.is_dir() else _raft(args.truth_flow, args)
-    videos = {"input": frames, **{label: written(folder) for label, folder in results.items()}}
+    videos: dict[str, Iterable[torch.Tensor]] = {"input": frames}
+    videos |= {label: written(folder) for label, folder in results.items()}
     return score_videos(estimator.pairs(truth, bidirectional=True), videos, lpips_weights=args.lpips)

@@ -3,7 +3,7 @@
 import itertools
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ class Limits:
     megapixels: float = 0.6
     megabytes: float = 100.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.frames < 2 or not self.megapixels > 0 or not self.megabytes > 0:
             raise ValueError(f"limits must allow at least 2 frames and some pixels and bytes, got {self}")
 
@@ -72,10 +72,17 @@ class _Clip:
         return torch.stack([getattr(pair, name) for pair in self.pairs])
 
 
-class _Frames(list):
-    """Frames in memory with the name that estimators put into messages."""
+class _Frames(list[torch.Tensor]):
+    """:class:`~daflow_ext.frames.Frames` in memory."""
 
     source = "the clip"
+
+    @property
+    def length(self) -> int:
+        return len(self)
+
+    def name(self, index: int) -> str:
+        return str(index)
 
 
 class Studio:
@@ -207,7 +214,7 @@ class Studio:
             self._kept = key, _Clip(frames, fps, pairs)
         return self._kept[1]
 
-    def _film(self, kind: str, frames, fps: float) -> str:
+    def _film(self, kind: str, frames: Iterable[torch.Tensor], fps: float) -> str:
         """Write a film and drop the one before of its kind."""
         for old in self.folder.glob(f"{kind}-*.mp4"):
             old.unlink()

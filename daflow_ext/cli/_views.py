@@ -25,7 +25,7 @@ from ..flow import (
     wheel_legend,
 )
 from ..flow.draw import line_thickness
-from ..frames import read_image, video_writer, write_image
+from ..frames import Frames, read_image, video_writer, write_image
 from ..frames.film import check_video_name
 from ._page import check_page_name, write_page
 from .info import versions
@@ -115,7 +115,7 @@ class Scene:
     confidence: torch.Tensor | None
 
 
-def _scenes(frames, paths: Sequence[Mapping[str, str]]) -> Iterator[Scene]:
+def _scenes(frames: Frames, paths: Sequence[Mapping[str, str]]) -> Iterator[Scene]:
     images = itertools.islice(frames, len(paths) + 1)
     for index, (image1, image2) in enumerate(itertools.pairwise(images)):
         flow, backward, occluded, confidence = read_flow(paths[index]["flow"]), None, None, None
@@ -128,7 +128,7 @@ def _scenes(frames, paths: Sequence[Mapping[str, str]]) -> Iterator[Scene]:
 
 def draw_run(
     args: argparse.Namespace,
-    frames,
+    frames: Frames,
     records: Sequence[Mapping],
     paths: Sequence[Mapping[str, str]],
     picture_file: Callable[[str, int], pathlib.Path],
@@ -248,7 +248,7 @@ def _with_legend(picture: torch.Tensor) -> torch.Tensor:
 
 
 def _report(
-    args: argparse.Namespace, frames, pairs: int, every: int, scale: float, settings: Mapping[str, object]
+    args: argparse.Namespace, frames: Frames, pairs: int, every: int, scale: float, settings: Mapping[str, object]
 ) -> Report:
     subtitle = f"{frames.source}: {pairs} pair(s) of neighbouring frames"
     if every > 1:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..flow import Aligned, align
-from ..frames import open_frames, read_image, write_image, write_video
+from ..frames import Frames, open_frames, read_image, write_image, write_video
 from ..models.pair_flow import PairFlow
 from ._estimate import Estimator, add_model_arguments, add_source_arguments
 from ._flow_files import frame_names, load_flow
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _align(estimator: Estimator, frames, folder: RunFolder, radius: int) -> None:
+def _align(estimator: Estimator, frames: Frames, folder: RunFolder, radius: int) -> None:
     """Write what is missing."""
     start, _ = folder.resume(1, warm_start=False)
     if frames.length is not None and start >= frames.length:
@@ -160,7 +160,7 @@ def _write(root: pathlib.Path, name: str, aligned: Aligned) -> dict:
     return {"files": files, "visible_percent": shares}
 
 
-def _preview(frames, folder: RunFolder) -> Iterator[torch.Tensor]:
+def _preview(frames: Frames, folder: RunFolder) -> Iterator[torch.Tensor]:
     """Before, frame and after side by side, read back one by one: a clip of any length fits in memory."""
     for frame, record in zip(frames, folder.records, strict=True):
         sides = []

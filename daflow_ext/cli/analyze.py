@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -13,6 +13,12 @@ from tqdm import tqdm
 from ..flow import Report
 from ._page import check_page_name, write_page
 from .info import versions
+
+if TYPE_CHECKING:
+    from ..evaluate.zero_shot import ZeroShotTable
+    from ..features.restoration import LiftedRestoration
+    from ..frames import Frames
+    from ..models import RAFT
 
 HELP = "zero-shot flow per layer and denoising step of a restoration transformer"
 DESCRIPTION = """\
@@ -121,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _page(table, record: dict) -> Report:
+def _page(table: "ZeroShotTable", record: dict[str, Any]) -> Report:
     report = Report(
         f"Zero-shot flow of {record['model']}",
         subtitle=f"{record['input']}: end-point error of flow from queries and keys of each layer, without training",
@@ -146,7 +152,7 @@ def _page(table, record: dict) -> Report:
     return report
 
 
-def _analyze(args: argparse.Namespace, restoration, layers: tuple[int, ...]):
+def _analyze(args: argparse.Namespace, restoration: "LiftedRestoration", layers: tuple[int, ...]) -> "ZeroShotTable":
     """The table of all clips of all scenes."""
     from ..evaluate.zero_shot import analyze_clip
     from ..frames import open_frames
@@ -210,7 +216,7 @@ def _scenes(args: argparse.Namespace) -> list[Scene]:
     return scenes
 
 
-def _clips(source, length: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
+def _clips(source: "Frames", length: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
     """Consecutive clips that share their last and first frame, so that every pair is judged once; the last is shorter
     where frames run out."""
     frames, names = [], []
@@ -242,7 +248,7 @@ def _flow_files(folder: pathlib.Path) -> Truth:
     from ..flow.formats import SUFFIXES
     from ..frames import read_image
 
-    def truth(frames, names):
+    def truth(frames: torch.Tensor, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         flows, valids = [], []
         for name in names[:-1]:
             files = [folder / (name + suffix) for suffix in SUFFIXES.values() if (folder / (name + suffix)).is_file()]
@@ -259,7 +265,7 @@ def _flow_files(folder: pathlib.Path) -> Truth:
     return truth
 
 
-def _teacher(model, scene: Scene, args: argparse.Namespace) -> Truth:
+def _teacher(model: "RAFT", scene: Scene, args: argparse.Namespace) -> Truth:
     """Pseudo ground truth: RAFT on the clean frames at the same positions."""
     from ..frames import InputPadder, open_frames
     from ..models.raft import SMALLEST_SIDE
@@ -267,15 +273,11 @@ def _teacher(model, scene: Scene, args: argparse.Namespace) -> Truth:
     clean = _clips(open_frames(scene.hq), args.frames) if scene.hq else None
 
     @torch.no_grad()
-    def truth(frames, names):
-        hq = frames
-        if clean is not None:
-            hq, _ = next(clean, (None, None))
-            if hq is None or hq.shape != frames.shape:
-                found = "nothing" if hq is None else list(hq.shape)
-                raise ValueError(
-                    f"{scene.hq}: the clean clip beside {names[0]} is {found}, expected {list(frames.shape)}"
-                )
+    def truth(frames: torch.Tensor, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        hq = frames if clean is None else next((clip for clip, _ in clean), frames[:0])
+        if hq.shape != frames.shape:
+            found = list(hq.shape) if len(hq) else "nothing"
+            raise ValueError(f"{scene.hq}: the clean clip beside {names[0]} is {found}, expected {list(frames.shape)}")
         padder = InputPadder(hq.shape, minimum=SMALLEST_SIDE)
         first, second = padder.pad(hq[:-1].to(args.device), hq[1:].to(args.device))
         flow = padder.unpad(model(first, second, iters=args.iters, test_mode=True)[1]).cpu()

@@ -6,10 +6,14 @@ import pathlib
 import signal
 import tempfile
 import threading
+from typing import TYPE_CHECKING
 
 from ..models.registry import DEFAULT_MODEL
 from ._estimate import add_model_arguments, load_estimator
 from ._studio import Limits, Studio
+
+if TYPE_CHECKING:
+    from ._restoration import Restorer
 
 HELP = "a page in the browser: drop a clip, see its flow, restore, align and stabilise it"
 DESCRIPTION = """\
@@ -74,7 +78,7 @@ def open_studio(args: argparse.Namespace, limits: Limits, folder: pathlib.Path) 
     flow.weights = None
     restoration.model, restoration.tile = args.restoration, None
 
-    def open_restorer():
+    def open_restorer() -> "Restorer":
         from .._extras import require_diffusers
 
         require_diffusers("restoration")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import platform
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def _measure(args: argparse.Namespace, height: int, width: int) -> dict:
     }
 
 
-def _model(args: argparse.Namespace):
+def _model(args: argparse.Namespace) -> tuple[Any, str]:
     """The model and whether its weights are trained."""
     missing = {info.name for info in list_models() if not info.shipped}
     if args.model not in missing:
@@ -117,10 +118,10 @@ def _model(args: argparse.Namespace):
     return model.to(device), "random"
 
 
-def _raft_call(model: RAFT, frames: torch.Tensor, args: argparse.Namespace):
+def _raft_call(model: RAFT, frames: torch.Tensor, args: argparse.Namespace) -> Callable[[], None]:
     clip = InputPadder(frames.shape).pad(frames[0].to(next(model.parameters()).device))[0]
 
-    def call():
+    def call() -> None:
         for first, second in zip(clip[:-1, None], clip[1:, None], strict=True):
             model(first, second, iters=args.iters, test_mode=True)
             if args.bidirectional:
@@ -129,10 +130,12 @@ def _raft_call(model: RAFT, frames: torch.Tensor, args: argparse.Namespace):
     return call
 
 
-def _pipeline_call(model, frames: torch.Tensor, options: dict, args: argparse.Namespace):
+def _pipeline_call(
+    model: Any, frames: torch.Tensor, options: dict[str, Any], args: argparse.Namespace
+) -> Callable[[], None]:
     settings = {name: value for name, value in options.items() if name != "seed"}
 
-    def call():
+    def call() -> None:
         generator = torch.Generator().manual_seed(options["seed"])
         model(frames, generator=generator, bidirectional=args.bidirectional, **settings)
 

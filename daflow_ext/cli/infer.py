@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -11,7 +12,7 @@ from .. import __version__
 from ..flow import write_flow
 from ..flow.colors import length_quantile
 from ..flow.formats import SUFFIXES
-from ..frames import open_frames, write_image
+from ..frames import Frames, open_frames, write_image
 from ..frames.io import IMAGE_SUFFIXES
 from ..models.pair_flow import PairFlow
 from ._estimate import Estimator, add_model_arguments, add_source_arguments, load_estimator, model_identity, source_name
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class _Outputs:
     """Where the files of a run go."""
 
-    def __init__(self, args: argparse.Namespace, frames):
+    def __init__(self, args: argparse.Namespace, frames: Frames):
         suffixes = {suffix: name for name, suffix in SUFFIXES.items()}
         named = None if args.output.is_dir() else suffixes.get(args.output.suffix.lower())
         if args.format and named and args.format != named:
@@ -188,7 +189,9 @@ def _run_folder(args: argparse.Namespace, outputs: _Outputs, estimator: Estimato
     return RunFolder(args.output, settings, overwrite=args.overwrite)
 
 
-def _estimate(estimator: Estimator, frames, outputs: _Outputs, folder: RunFolder | None, options: dict) -> list[dict]:
+def _estimate(
+    estimator: Estimator, frames: Frames, outputs: _Outputs, folder: RunFolder | None, options: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Walk along the frames and write; gives the records of all pairs, those of an earlier run included."""
     start, warm = (0, None) if folder is None else folder.resume(estimator.stride, warm_start=options["warm_start"])
     pairs = estimator.pairs(frames, start=start, warm=warm, **options)

@@ -4,15 +4,20 @@ import argparse
 import json
 import pathlib
 import re
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .._extras import require_diffusers
 from ..flow.metrics import psnr
-from ..frames import open_frames, write_video
+from ..frames import Frames, open_frames, write_video
 from ..frames._files import atomic_path
 from ..models.registry import DEFAULT_MODEL
 from ._estimate import add_model_arguments
+from ._run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ..models.guidance import GuidanceSettings
 
 HELP = "restore a degraded video with the lifted transformer, guided by flow"
 DESCRIPTION = """\
@@ -135,7 +140,7 @@ def _labels(kinds: list[str]) -> dict[str, str]:
     return labels
 
 
-def _guidance(args: argparse.Namespace):
+def _guidance(args: argparse.Namespace) -> "GuidanceSettings":
     from ..models.guidance import GuidanceSettings
 
     first, last = 0, None
@@ -147,7 +152,7 @@ def _guidance(args: argparse.Namespace):
     return GuidanceSettings(args.guidance_scale, first, last, args.guidance_iterations)
 
 
-def _truth(args: argparse.Namespace, frames):
+def _truth(args: argparse.Namespace, frames: Frames) -> Frames:
     """The clean frames; what scoring needs is missed before the work, not after."""
     blank = torch.zeros(1, 3, 16, 16)
     psnr(blank, blank)
@@ -157,7 +162,7 @@ def _truth(args: argparse.Namespace, frames):
     return truth
 
 
-def _result(folder) -> dict:
+def _result(folder: RunFolder) -> dict[str, Any]:
     files = [str(folder.root / path) for record in folder.records for path in record["files"].values()]
     return {"frames": files, "seconds": round(sum(record["seconds"] for record in folder.records), 4)}
 

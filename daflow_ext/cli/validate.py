@@ -3,11 +3,24 @@
 import argparse
 import json
 import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
-from ..datasets import CLEAN, dataset_class
-from ..evaluate import RecordFile, csv_table, differences, robustness_means, screen_table, summarize, validate
+from ..datasets import CLEAN, FlowDataset, dataset_class
+from ..evaluate import (
+    Predictor,
+    RecordFile,
+    csv_table,
+    differences,
+    robustness_means,
+    screen_table,
+    summarize,
+    validate,
+)
+from ..evaluate.summary import Row
+from ..flow import Report
 from ..flow.metrics import PROTOCOLS
 from ..frames._files import atomic_path
 from ..frames.degrade.evaluation_set import versions
@@ -74,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
     window = _window(args)
     make = _data.opener(args, clip=max(one.clip for one in predictors), shorter=True)
 
-    def open_level(level: str):
+    def open_level(level: str) -> FlowDataset:
         if level == "lq":
             return make(lq_root=args.lq_root)
         return _data.open_for(make, levels[level], lq_window=window, seed=args.seed)
 
-    def indices(dataset) -> range:
+    def indices(dataset: FlowDataset) -> range:
         return range(0, len(dataset), args.every)[: args.limit]
 
     dataset = make()
@@ -135,7 +148,7 @@ def _window(args: argparse.Namespace) -> int | str:
     return args.lq_window if args.lq_window == "sequence" else int(args.lq_window)
 
 
-def _records(args: argparse.Namespace, dataset, window: int | str) -> RecordFile:
+def _records(args: argparse.Namespace, dataset: FlowDataset, window: int | str) -> RecordFile:
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / "records.jsonl"
     if args.restart:
@@ -160,7 +173,15 @@ def _write(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def _pictures(args, records, open_level, levels, predictors, items, report) -> list[pathlib.Path]:
+def _pictures(
+    args: argparse.Namespace,
+    records: RecordFile,
+    open_level: Callable[[str], FlowDataset],
+    levels: Iterable[str],
+    predictors: Sequence[Predictor],
+    items: Sequence[str],
+    report: Report | None,
+) -> list[pathlib.Path]:
     if not args.worst:
         return []
     from ..evaluate.pictures import file_name, worst_items, write_worst
@@ -178,7 +199,9 @@ def _pictures(args, records, open_level, levels, predictors, items, report) -> l
     return folders
 
 
-def _text(args, rows, summary: dict, protocol: str, pictures: list[pathlib.Path]) -> str:
+def _text(
+    args: argparse.Namespace, rows: Sequence[Row], summary: dict[str, Any], protocol: str, pictures: list[pathlib.Path]
+) -> str:
     lines = [f"{args.dataset}, {PROTOCOLS[protocol].note}", screen_table(rows, protocol)]
     for one in summary["differences"]:
         bounds = one["interval"]

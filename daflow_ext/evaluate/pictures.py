@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class _Judged:
     error: torch.Tensor
 
 
-def _judge(clip: Clip, predictor: Predictor, protocol: str) -> _Judged:
+def _judge(clip: Clip, predictor: Callable[..., torch.Tensor], protocol: str) -> _Judged:
     pair, rule = clip.meta["pair"], PROTOCOLS[protocol]
     flow = predictor(clip.inputs, pair, pad_mode=clip.meta["pad_mode"])
     truth = torch.from_numpy(np.ascontiguousarray(clip.flow[pair])).permute(2, 0, 1)
@@ -63,8 +63,11 @@ def _judge(clip: Clip, predictor: Predictor, protocol: str) -> _Judged:
     )
 
 
-def panels(clip: Clip, predictor: Predictor, protocol: str) -> Panels:
-    """Named uint8 [3, H, W] pictures of one item; both flows share the scale of the truth."""
+def panels(clip: Clip, predictor: Callable[..., torch.Tensor], protocol: str) -> Panels:
+    """Named uint8 [3, H, W] pictures of one item; both flows share the scale of the truth.
+
+    ``predictor`` is called as a :class:`Predictor`, without ``backward``.
+    """
     return _panels(_judge(clip, predictor, protocol))
 
 

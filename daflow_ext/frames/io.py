@@ -6,6 +6,7 @@ import pathlib
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -140,12 +141,12 @@ class ImageSequence:
         self.paths = [existing_file(path) for path in paths]
         self.source = source
         self.length = len(self.paths)
+        stems = [path.stem for path in self.paths[:-1]]  # the last frame starts no pair
+        self._distinct = len(set(stems)) == len(stems)
 
     def name(self, index: int) -> str:
         """The name that files made from frame ``index`` get: its stem, or the whole name where stems repeat."""
-        stems = [path.stem for path in self.paths[:-1]]  # the last frame starts no pair
-        path = self.paths[index]
-        return path.stem if len(set(stems)) == len(stems) else path.name
+        return self.paths[index].stem if self._distinct else self.paths[index].name
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         first = None
@@ -175,11 +176,26 @@ def _open_folder(folder: pathlib.Path) -> ImageSequence:
     return ImageSequence(files, str(folder))
 
 
-def open_frames(*paths: PathLike) -> "ImageSequence | Video":
-    """Frames from two or more image files, a folder of images (in natural order) or a video file.
+class Frames(Protocol):
+    """Frames of one size, read one at a time, as often as wanted: iterated for uint8 [3, H, W] RGB.
 
-    The result is iterated for uint8 [3, H, W] RGB frames, as often as wanted, and holds one frame at a time; it has
-    ``source`` (str), ``length`` (int, for a video what its header says; None if it says nothing) and ``name(index)``.
+    Attributes:
+        source: what messages call them. length: for a video what its header says; None if it says nothing.
+    """
+
+    source: str
+
+    @property
+    def length(self) -> int | None: ...
+
+    def name(self, index: int) -> str:
+        """The name that files made from frame ``index`` get."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]: ...
+
+
+def open_frames(*paths: PathLike) -> Frames:
+    """Frames from two or more image files, a folder of images (in natural order) or a video file.
 
     Raises:
         FileNotFoundError: no such file or folder.

@@ -7,12 +7,14 @@ import numpy as np
 
 from .config import AugmentConfig
 
+Size = tuple[int, int]  # height, width
+
 
 def random_crop(
     frames: np.ndarray,
     flow: np.ndarray | None,
     valid: np.ndarray | None,
-    crop: tuple[int, int],
+    crop: Size,
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -26,43 +28,45 @@ def random_crop(
     if flow is not None and flow.shape[1:3] != frames.shape[1:3]:
         raise ValueError(f"flow is {flow.shape[1:3]} but its frames are {frames.shape[1:3]}; training needs one size")
     size = _size(frames.shape[1:3], crop, config, rng)
-    frames, flow, valid = _resize(frames, flow, valid, size)
     top, left = (int(rng.integers(0, full - part + 1)) for full, part in zip(size, crop, strict=True))
     window = np.s_[:, top : top + crop[0], left : left + crop[1]]
-    frames = frames[window]
-    flow, valid = (flow[window], valid[window]) if flow is not None else (None, None)
-    for axis, probability in ((2, config.flip_x), (1, config.flip_y)):
-        if rng.random() < probability:
-            frames = np.flip(frames, axis)
-            if flow is not None:
-                sign = np.array([-1.0, 1.0] if axis == 2 else [1.0, -1.0], np.float32)
-                flow, valid = np.flip(flow, axis) * sign, np.flip(valid, axis)
-    return (*(None if one is None else np.ascontiguousarray(one) for one in (frames, flow, valid)),)
+    flips = tuple(axis for axis, chance in ((2, config.flip_x), (1, config.flip_y)) if rng.random() < chance)
+    cut = np.ascontiguousarray(np.flip(_resize_frames(frames, size)[window], flips))
+    if flow is None or valid is None:
+        return cut, None, None
+    flow, valid = _resize_flow(flow, valid, size)
+    sign = np.array([-1.0 if axis in flips else 1.0 for axis in (2, 1)], np.float32)
+    flow, valid = np.flip(flow[window], flips) * sign, np.flip(valid[window], flips)
+    return cut, np.ascontiguousarray(flow), np.ascontiguousarray(valid)
 
 
-def _size(size: tuple[int, int], crop: tuple[int, int], config: AugmentConfig, rng: np.random.Generator):
+def _size(size: Size, crop: Size, config: AugmentConfig, rng: np.random.Generator) -> Size:
     """The size to resize to: drawn, but at least the crop."""
     scale = rng.uniform(*config.scale)
     stretch = rng.uniform(-config.stretch, config.stretch, 2)
     factors = [max(2.0 ** (scale + s), part / full) for s, full, part in zip(stretch, size, crop, strict=True)]
-    return tuple(max(part, round(full * f)) for full, f, part in zip(size, factors, crop, strict=True))
+    height, width = (max(part, round(full * f)) for full, f, part in zip(size, factors, crop, strict=True))
+    return height, width
 
 
-def _resize(frames, flow, valid, size):
-    height, width = frames.shape[1:3]
+def _resize_frames(frames: np.ndarray, size: Size) -> np.ndarray:
+    if size == frames.shape[1:3]:
+        return frames
+    interpolation = cv2.INTER_AREA if size[0] < frames.shape[1] else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, (size[1], size[0]), interpolation=interpolation) for frame in frames])
+
+
+def _resize_flow(flow: np.ndarray, valid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    height, width = flow.shape[1:3]
     if size == (height, width):
-        return frames, flow, valid
+        return flow, valid
     to = (size[1], size[0])
-    interpolation = cv2.INTER_AREA if size[0] < height else cv2.INTER_LINEAR
-    frames = np.stack([cv2.resize(frame, to, interpolation=interpolation) for frame in frames])
-    if flow is None:
-        return frames, None, None
     # vectors beside unknown ones must not be mixed with them: nearest where anything is unknown
     smooth = cv2.INTER_LINEAR if valid.all() else cv2.INTER_NEAREST
     ratio = np.array([size[1] / width, size[0] / height], np.float32)
     flow = np.stack([cv2.resize(one, to, interpolation=smooth) for one in flow]) * ratio
     masks = [cv2.resize(one.astype(np.uint8), to, interpolation=cv2.INTER_NEAREST) > 0 for one in valid]
-    return frames, flow, np.stack(masks)
+    return flow, np.stack(masks)
 
 
 def jitter(frames: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ import yaml
 
 from .. import __version__
 from ..frames._files import atomic_path
-from .config import to_dict
+from .config import DataConfig, TrainConfig, to_dict
 
 if TYPE_CHECKING:
     from .engine import Trainer
@@ -46,11 +46,11 @@ themselves. Unknown pixels and pixels that leave the picture are predicted, too,
         path.write_text(text)
 
 
-def _averaged(train) -> str:
+def _averaged(train: TrainConfig) -> str:
     return f" (exponential moving average, decay {train.ema})" if train.ema else ""
 
 
-def _data(data) -> str:
+def _data(data: DataConfig) -> str:
     source = "rendered scenes" if data.source == "scenes" else f"{data.source} at `{data.root}`"
     if data.degrade.clean >= 1:
         return f"{source}, not degraded"
@@ -67,7 +67,7 @@ def _hardware(trainer: "Trainer") -> str:
     return f"{where}; {platform.machine()}, torch {torch.__version__}, precision {trainer.config.train.mixed_precision}"
 
 
-def _table(validations: list[dict]) -> str:
+def _table(validations: list[dict[str, float]]) -> str:
     """First, best-known and last rows are enough: the log has all of them."""
     if not validations:
         return "None were taken.\n"

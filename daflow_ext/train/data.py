@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,18 +12,24 @@ import torch
 from ..datasets import CLEAN, Clip, Degradation, degradations, open_dataset, worker_init
 from ..frames.degrade.schedule import random_stream
 from .augment import jitter, random_crop
-from .config import DataConfig
+from .config import Config, DataConfig
 
 SCENES = "scenes"
 ENDLESS = 10**9
 """Rendered clips are made when they are asked for."""
 
 Batch = dict[str, torch.Tensor]
-Source = torch.utils.data.Dataset
-"""Map-style, giving :class:`daflow_ext.datasets.Clip`."""
 
 
-def open_source(config: DataConfig, **changes) -> Source:
+class Source(Protocol):
+    """A map-style data set of clips."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Clip: ...
+
+
+def open_source(config: DataConfig, **changes: Any) -> Source:
     """The clips of ``config``, not yet cropped or degraded.
 
     Raises:
@@ -38,7 +44,7 @@ def open_source(config: DataConfig, **changes) -> Source:
     return open_dataset(config.source, root, **{"clip": config.frames, "every_pair": True, **options})
 
 
-class TrainingClips(torch.utils.data.Dataset):
+class TrainingClips(torch.utils.data.Dataset[Batch]):
     """Sample ``n`` of an endless stream: clip, crop, colours and degradation are drawn from (seed, n) alone.
 
     A sample is a dictionary: ``lq``, ``hq`` uint8 [T, 3, H, W], and where the source has truth ``flow`` float32
@@ -82,7 +88,7 @@ def _order(seed: int, epoch: int, length: int) -> np.ndarray:
     return random_stream(seed, 1 << 40, epoch).permutation(length)
 
 
-def _weighted(choices: dict) -> list[tuple[Degradation, float]]:
+def _weighted(choices: dict[str, Any]) -> list[tuple[Degradation, float]]:
     found = []
     for word, weight in choices.items():
         several = degradations(str(word))
@@ -93,7 +99,7 @@ def _weighted(choices: dict) -> list[tuple[Degradation, float]]:
 def sample(frames: np.ndarray, lq: np.ndarray, flow: np.ndarray | None, valid: np.ndarray | None) -> Batch:
     """NumPy, channels last, to tensors, channels first."""
     made = {"hq": _channels_first(frames), "lq": _channels_first(lq)}
-    if flow is not None:
+    if flow is not None and valid is not None:
         made |= {"flow": _channels_first(flow), "valid": torch.from_numpy(np.ascontiguousarray(valid))}
     return made
 
@@ -102,14 +108,14 @@ def _channels_first(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
-def open_clips(config: Any, *, truth: bool) -> "tuple[TrainingClips, HeldOut | None]":
+def open_clips(config: Config, *, truth: bool) -> "tuple[TrainingClips, HeldOut | None]":
     """Training and validation clips of a configuration; the first one is made, to say here what is wrong with it."""
     clips = TrainingClips(open_source(config.data), config.data, config.train.seed, truth=truth)
     clips[0]
     return clips, open_held_out(config)
 
 
-def open_held_out(config: Any) -> "HeldOut | None":
+def open_held_out(config: Config) -> "HeldOut | None":
     """The validation clips of a configuration, None where it asks for none.
 
     Raises:
@@ -149,7 +155,7 @@ class HeldOut:
             yield dataclasses.replace(clip, lq=lq)
 
 
-def degradation_of(level: str) -> Callable | None:
+def degradation_of(level: str) -> Degradation | None:
     """None for "clean"."""
     if level == CLEAN:
         return None
@@ -165,8 +171,8 @@ def centre(clip: Clip, crop: tuple[int, int]) -> Clip:
     size = [min(full, part) // 16 * 16 for full, part in zip((height, width), crop, strict=True)]
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     window = np.s_[:, top : top + size[0], left : left + size[1]]
-    cut = {name: None if getattr(clip, name) is None else getattr(clip, name)[window] for name in ("flow", "valid")}
-    return dataclasses.replace(clip, frames=np.ascontiguousarray(clip.frames[window]), masks={}, **cut)
+    flow, valid = (None if one is None else one[window] for one in (clip.flow, clip.valid))
+    return dataclasses.replace(clip, frames=np.ascontiguousarray(clip.frames[window]), flow=flow, valid=valid, masks={})
 
 
 class _Numbers:

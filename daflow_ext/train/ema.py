@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,11 +44,11 @@ class Average:
             parameter.copy_(self.averages[name])
             self.averages[name].copy_(kept)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "averages": self.averages}
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
         for name, average in self.averages.items():
             average.copy_(state["averages"][name])

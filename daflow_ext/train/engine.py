@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -23,9 +23,13 @@ from ..frames._files import atomic_path
 from ..frames.degrade import clip_seed
 from . import checkpoint
 from .card import write_card
-from .config import to_dict
+from .config import Config, TrainConfig, to_dict
 from .data import Batch, TrainingClips, loader
 from .ema import Average
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Stage(nn.Module):
@@ -78,7 +82,7 @@ class Trainer:
         self,
         stage: Stage,
         clips: TrainingClips,
-        config: Any,
+        config: Config,
         out: pathlib.Path,
         *,
         restart: bool = False,
@@ -103,7 +107,8 @@ class Trainer:
         self.stage: Stage = self.accelerator.unwrap_model(self.module)
         self.stage.place(self.accelerator.device)
         self.average = Average(self.stage, train.ema) if train.ema else None
-        self.step, self.seconds, self.validations = 0, 0.0, []
+        self.step, self.seconds = 0, 0.0
+        self.validations: list[dict[str, float]] = []
         self._stop = False
         if self.main:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -133,10 +138,10 @@ class Trainer:
             while self.step < train.steps:
                 figures = self._train_step(batches)
                 self.seconds = before + time.monotonic() - began
-                if self.main and self.step % train.log_every == 0:
+                if log and self.step % train.log_every == 0:
                     log.write(step=self.step, **figures)
-                    for name, value in figures.items() if board else ():
-                        board.add_scalar(f"train/{name}", value, self.step)
+                    if board:
+                        _add_scalars(board, "train", figures, self.step)
                 bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
                 bar.update()
                 last = self.step == train.steps
@@ -151,8 +156,10 @@ class Trainer:
                     break
             if saved != self.step:
                 self._save()
-        for open_file in filter(None, (log, board)):
-            open_file.close()
+        if log:
+            log.close()
+        if board:
+            board.close()
         self.accelerator.wait_for_everyone()
         return Outcome(reason, self.step, self.seconds)
 
@@ -283,10 +290,10 @@ class Trainer:
             write_card(self, files)
         self.accelerator.wait_for_everyone()
 
-    def _validate(self, log: checkpoint.Log | None, board: Any) -> None:
+    def _validate(self, log: checkpoint.Log | None, board: "SummaryWriter | None") -> None:
         if not self.config.validation.every:
             return
-        if self.main:
+        if log:  # the main process
             self.stage.eval()
             with self._averaged(), torch.no_grad(), self.accelerator.autocast():
                 figures, pictures = self.stage.validate()
@@ -300,11 +307,11 @@ class Trainer:
                 write_image(folder / f"step{self.step:07d}-{name}.png", picture)
                 if board:
                     board.add_image(name, picture, self.step)
-            for name, value in figures.items() if board else ():
-                board.add_scalar(f"validation/{name}", value, self.step)
+            if board:
+                _add_scalars(board, "validation", figures, self.step)
         self.accelerator.wait_for_everyone()
 
-    def _averaged(self) -> contextlib.AbstractContextManager:
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
         return self.average.applied() if self.average else contextlib.nullcontext()
 
 
@@ -312,7 +319,7 @@ def _frozen(module: nn.Module) -> set[str]:
     return {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
-def _accelerator(train: Any, unused_parameters: bool):
+def _accelerator(train: TrainConfig, unused_parameters: bool) -> "Accelerator":
     require_training()
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -324,7 +331,7 @@ def _accelerator(train: Any, unused_parameters: bool):
     )
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, train: Any) -> torch.optim.lr_scheduler.LRScheduler:
+def _scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
     if train.schedule == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     return torch.optim.lr_scheduler.OneCycleLR(
@@ -337,12 +344,17 @@ def _scheduler(optimizer: torch.optim.Optimizer, train: Any) -> torch.optim.lr_s
     )
 
 
-def _board(out: pathlib.Path, step: int):
+def _board(out: pathlib.Path, step: int) -> "SummaryWriter":
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError("train.tensorboard needs tensorboard: pip install tensorboard, or set it to false") from error
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+
+def _add_scalars(board: "SummaryWriter", group: str, figures: dict[str, float], step: int) -> None:
+    for name, value in figures.items():
+        board.add_scalar(f"{group}/{name}", value, step)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Stage 2: a flow network on degraded clips, with the truth of the clean ones."""
 
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,12 +11,15 @@ from torch.utils.checkpoint import checkpoint
 from ..datasets import Clip
 from ..evaluate.pictures import panels
 from ..flow.metrics import epe
-from ..models import weights
+from ..models import RAFT, weights
 from .config import FlowConfig
 from .data import Batch, HeldOut, TrainingClips, open_clips
 from .engine import Stage
 from .losses import sequence_loss
 from .networks import FrozenFeatures, build_network
+
+if TYPE_CHECKING:
+    from ..models.daflow import DAFlow
 
 WEIGHTS = "model.safetensors"
 PIPELINE = "model"
@@ -24,15 +28,21 @@ PIPELINE = "model"
 class FlowStage(Stage):
     """RAFT or DA-Flow's flow network, and its loss on all pairs of a clip."""
 
-    def __init__(self, model: nn.Module, features: FrozenFeatures | None, config: FlowConfig, held_out: HeldOut | None):
+    def __init__(
+        self,
+        model: "RAFT | DAFlow",
+        features: FrozenFeatures | None,
+        config: FlowConfig,
+        held_out: HeldOut | None,
+    ):
         super().__init__()
         self.model, self.features, self.config, self.held_out = model, features, config, held_out
         self.frozen_written = False  # the transformer is large and does not change: once per process is enough
         self.title = f"{config.model.name}, degradation-aware optical flow"
-        self.raft = [model if features is None else model.raft]  # in a list: its parameters are the model's
+        self.raft = [model if isinstance(model, RAFT) else model.raft]  # in a list: its parameters are the model's
         if config.train.checkpointing:
             # not the context encoder: running it twice would count its batch statistics twice
-            heads = [] if features is None else [model.heads]
+            heads = [] if isinstance(model, RAFT) else [model.heads]
             for module in filter(None, (self.raft[0].fnet, self.raft[0].update_block, *heads)):
                 _recompute(module)
 
@@ -56,16 +66,17 @@ class FlowStage(Stage):
             error = torch.where(valid, error, 0.0).sum() / valid.sum().clamp_min(1)
         return value, {"epe": error}
 
-    def predict(
-        self, lq: torch.Tensor, iters: int, generator: torch.Generator | None = None, **options
-    ) -> list[torch.Tensor] | tuple:
+    def predict(self, lq: torch.Tensor, iters: int, generator: torch.Generator | None = None, **options: Any) -> Any:
         """RAFT's output for every pair of neighbours of [B, T, 3, H, W], flattened to B (T - 1)."""
         images = lq[:, :-1].flatten(0, 1), lq[:, 1:].flatten(0, 1)
         taps = () if self.features is None else self.features(lq, generator)
         return self.model(*images, *taps, iters=iters, **options)
 
     def validate(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-        figures, pictures = {}, {}
+        figures: dict[str, float] = {}
+        pictures: dict[str, torch.Tensor] = {}
+        if self.held_out is None:
+            return figures, pictures
         for level in self.config.validation.levels:
             errors = []
             for place, clip in enumerate(self.held_out.clips(level)):
@@ -90,8 +101,9 @@ class FlowStage(Stage):
         return torch.cat(list(shown.values()), dim=2)
 
     def write(self, folder: pathlib.Path) -> list[str]:
-        if self.features is None:
-            weights.write(self.model.state_dict(), self.model.config, folder / WEIGHTS)
+        if self.features is None or isinstance(self.model, RAFT):
+            raft = self.raft[0]
+            weights.write(raft.state_dict(), raft.config, folder / WEIGHTS)
             return [WEIGHTS]
         from ..models.pipeline import DAFlowPipeline
 
@@ -110,7 +122,7 @@ def _recompute(module: nn.Module) -> None:
     """Have the backward pass run ``module`` again instead of keeping its activations."""
     forward = module.forward
 
-    def again(*args):
+    def again(*args: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False) if torch.is_grad_enabled() else forward(*args)
 
     module.forward = again

@@ -1,10 +1,12 @@
 """Stage 1: the restoration transformer on whole clips, by flow matching."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..features.dit4sr import DiT4SRTransformer2DModel
 from ..features.restoration import LiftedRestoration
 from ..flow.metrics import psnr
 from .config import LiftConfig, LiftModelConfig
@@ -51,7 +53,10 @@ class LiftStage(Stage):
 
     def validate(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """PSNR of the restored frames against that of their input, and the loss at fixed noise."""
-        figures, pictures = {}, {}
+        figures: dict[str, float] = {}
+        pictures: dict[str, torch.Tensor] = {}
+        if self.held_out is None:
+            return figures, pictures
         for level in self.config.validation.levels:
             rows = []
             for place, clip in enumerate(self.held_out.clips(level)):
@@ -91,7 +96,7 @@ class LiftStage(Stage):
         return [f"{FOLDER}/"]
 
 
-def choose_trainable(transformer: torch.nn.Module, config: LiftModelConfig) -> None:
+def choose_trainable(transformer: DiT4SRTransformer2DModel, config: LiftModelConfig) -> None:
     """Mark the parameters that ``config`` trains; the others are frozen.
 
     Raises:
@@ -119,7 +124,7 @@ def build(config: LiftConfig) -> tuple[LiftStage, TrainingClips]:
     clips, held_out = open_clips(config, truth=False)
     torch.manual_seed(config.train.seed)
     restoration = restoration_of(config.model.name, config.model.init)
-    changes = {"lift": config.model.lift}
+    changes: dict[str, Any] = {"lift": config.model.lift}
     if config.model.control_conv_scale is not None:
         changes["control_conv_scale"] = config.model.control_conv_scale
     restoration.transformer.register_to_config(**changes)

@@ -4,7 +4,6 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from .._extras import require_diffusers
 from ..models import RAFT
@@ -12,6 +11,7 @@ from .config import FlowModelConfig
 
 if TYPE_CHECKING:
     from ..features.restoration import LiftedRestoration
+    from ..models.daflow import DAFlow
 
 Features = dict[int, torch.Tensor]
 
@@ -58,7 +58,7 @@ class FrozenFeatures:
         )
 
 
-def build_network(config: FlowModelConfig) -> tuple[nn.Module, FrozenFeatures | None]:
+def build_network(config: FlowModelConfig) -> "tuple[RAFT | DAFlow, FrozenFeatures | None]":
     """RAFT alone, or DA-Flow's flow network with its frozen transformer; random parts by torch's seed.
 
     Raises:
@@ -84,7 +84,7 @@ def _raft(config: FlowModelConfig) -> RAFT:
     return model
 
 
-def _daflow(config: FlowModelConfig) -> tuple[nn.Module, FrozenFeatures]:
+def _daflow(config: FlowModelConfig) -> "tuple[DAFlow, FrozenFeatures]":
     require_diffusers(config.name)
     from ..models.pipeline import DAFlowPipeline
 
@@ -105,7 +105,7 @@ def _daflow(config: FlowModelConfig) -> tuple[nn.Module, FrozenFeatures]:
     return flow, features
 
 
-def _flow_network(config: FlowModelConfig) -> nn.Module:
+def _flow_network(config: FlowModelConfig) -> "DAFlow":
     from ..models.config import CONFIGURATIONS
     from ..models.daflow import DAFlow
 
