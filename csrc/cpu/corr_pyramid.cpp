@@ -55,7 +55,7 @@ std::vector<Tensor> corr_pyramid(const Tensor& fmap2, int64_t num_levels, std::o
     return levels;
   }
   STD_TORCH_CHECK(fmap2.dim() == 4, "corr_pyramid: fmap2 must be [B, C, H, W], got ", spell(fmap2));
-  STD_TORCH_CHECK(num_levels >= 1, "corr_pyramid: num_levels must be at least 1, got ", num_levels);
+  STD_TORCH_CHECK(num_levels >= 1 && num_levels <= 62, "corr_pyramid: num_levels must be 1 to 62, got ", num_levels);
   PyramidArgs args = args_of(fmap2, num_levels);
   args.source = level_of(fmap2, fmap2.data_ptr());
   std::vector<Tensor> levels;

@@ -5,6 +5,7 @@ A verb is a module ``cli/<verb>.py`` with ``HELP`` (one line), ``EXAMPLE`` (one 
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import pkgutil
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
+from ..frames._files import sole_writer
 
 _LONGEST_SENTENCE = 600  # some of torch's errors list every dispatch key
 
@@ -53,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``daflow``; a failure is one sentence on stderr and an exit code other than 0."""
     args = build_parser().parse_args(argv)
     try:
-        status = args.run(args)
+        with _sole_writer(args):
+            status: int = args.run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # whoever read our output has had enough, as `head` does
@@ -67,6 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"daflow {args.verb}: {_sentence(error)}", file=sys.stderr)
         return 1
+
+
+def _sole_writer(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Two runs must not write to one place; the processes of one (torchrun's) do."""
+    place = getattr(args, "output", None) or getattr(args, "out", None)
+    return sole_writer(place) if place and os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
 
 
 def _sentence(error: Exception) -> str:

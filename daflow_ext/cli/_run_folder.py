@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Mapping
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..frames._files import atomic_path
+from ..frames._files import atomic_path, json_object
 
 SETTINGS, RECORDS, WARM = "run.json", "pairs.jsonl", "warm_start.safetensors"
 
@@ -40,8 +40,8 @@ class RunFolder:
     def _check(self) -> None:
         path = self.root / SETTINGS
         try:
-            stored = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError, RecursionError) as error:
+            stored = json_object(path)
+        except ValueError as error:
             raise ValueError(f"{path} does not describe a run ({error}); give another folder or --overwrite") from error
         for name in sorted(stored.keys() | self.settings.keys()):
             if stored.get(name) != self.settings.get(name):
@@ -95,8 +95,11 @@ class RunFolder:
         path = self.root / WARM
         if not path.is_file():
             return 0, None
-        with safe_open(path, framework="pt") as file:
-            return int(file.metadata()["next"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="pt") as file:
+                return int(file.metadata()["next"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it to begin anew") from error
 
     def begin(self) -> None:
         """Write the settings and the records that are kept."""

@@ -3,11 +3,11 @@
 import collections
 import csv
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
 
+from ..flow._arrays import npz_arrays
 from .base import FlowDataset, FlowSequence, PathLike, Truth, read_mask
 from .sources import ImageFrames
 
@@ -69,23 +69,26 @@ pairs.csv:
 
     def read_truth(self, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
         flow, valid = super().read_truth(truth)
-        return flow, valid & _mask(truth.masks["valid"]) if "valid" in truth.masks else valid
+        return flow, valid & _mask(truth.masks["valid"], valid.shape) if "valid" in truth.masks else valid
 
     def read_masks(self, truth: Truth, valid: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: _mask(path) for name, path in truth.masks.items() if name != "valid"}
+        return {name: _mask(path, valid.shape) for name, path in truth.masks.items() if name != "valid"}
 
     def item_name(self, index: int) -> str:
         return self._item(index)[0].name
 
 
-def _mask(path: pathlib.Path) -> np.ndarray:
+def _mask(path: pathlib.Path, size: tuple[int, ...]) -> np.ndarray:
     """A mask image, or an array of an .npz file, as bool [H, W]."""
     file, colon, name = path.name.partition(".npz:")
-    if not colon:
-        return read_mask(path)
-    archive = path.with_name(f"{file}.npz")
-    try:
-        with np.load(archive, allow_pickle=False) as arrays:
-            return arrays[name].astype(bool)
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{archive} has no readable array {name!r} ({error})") from error
+    if colon:
+        archive = path.with_name(f"{file}.npz")
+        arrays, names = npz_arrays(archive, (name,))
+        if name not in arrays:
+            raise ValueError(f"{archive} has no array {name!r}, it has {', '.join(names) or 'nothing'}")
+        mask = arrays[name].astype(bool)
+    else:
+        mask = read_mask(path)
+    if mask.shape != size:
+        raise ValueError(f"{path} is a mask {mask.shape}, but its flow is {size}")
+    return mask

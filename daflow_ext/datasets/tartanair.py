@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from ..flow._arrays import npy_array
 from .base import FlowDataset, FlowSequence, Truth, complete, numbered
 
 VALIDATION_ENVIRONMENTS = ("westerndesert", "soulcity")
@@ -84,10 +85,7 @@ tartanair/
 
 
 def _codes(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
-    try:
-        codes = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} holds no NumPy array: {error}") from error
+    codes = npy_array(path)
     if codes.dtype != np.uint8 or codes.shape != size:
         raise ValueError(f"{path} holds {codes.dtype} {codes.shape}; a mask uint8 {size} was expected")
     return codes

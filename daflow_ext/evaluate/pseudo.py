@@ -12,7 +12,7 @@ from ..flow import warp, write_flow
 from ..flow._codecs import KITTI_RANGE
 from ..flow.formats import SUFFIXES
 from ..frames import write_image
-from ..frames._files import atomic_path
+from ..frames._files import atomic_path, json_object
 from .predictors import Predictor
 from .runner import BadItem, load_clips
 
@@ -117,7 +117,7 @@ def _write_pair(paths: dict[str, pathlib.Path], frames: Any, meta: dict, predict
 
 def _check_settings(path: pathlib.Path, settings: dict) -> None:
     if path.is_file():
-        found = json.loads(path.read_text())
+        found = json_object(path)
         for name, value in settings.items():
             if found.get(name) != value:
                 raise ValueError(

@@ -43,14 +43,14 @@ class RecordFile:
                 "give another output folder, or --restart to discard those results"
             )
 
-    def _whole_lines(self) -> list[str]:
+    def _whole_lines(self) -> list[bytes]:
         if not self.path.is_file():
             return []
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(self.path, whole)
-        return data[:whole].decode().splitlines()
+        return data[:whole].splitlines()
 
     def add(self, record: dict) -> None:
         """Keep one result; a later one of the same model, level and item takes its place."""

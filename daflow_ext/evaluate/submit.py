@@ -12,7 +12,7 @@ import torch
 from ..datasets import BadItemError, FlowDataset, FlowSequence, open_dataset
 from ..flow import write_flow
 from ..flow._codecs import KITTI_RANGE
-from ..frames._files import atomic_path
+from ..frames._files import atomic_path, json_object
 from .predictors import Predictor
 from .runner import BadItem, load_clips
 
@@ -146,7 +146,7 @@ def write_prediction(path: pathlib.Path, flow: torch.Tensor) -> int:
 def _claim(path: pathlib.Path, manifest: dict) -> None:
     """Write the manifest, unless the folder belongs to another submission."""
     if path.is_file():
-        found = json.loads(path.read_text())
+        found = json_object(path)
         same = all(found.get(key) == manifest[key] for key in ("benchmark", "identity"))
         if not same:
             raise ValueError(

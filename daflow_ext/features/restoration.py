@@ -3,7 +3,6 @@
 import collections
 import copy
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from ..frames import InputPadder
+from ..frames._files import json_object
 from .color_fix import COLOR_FIXES, fix_colors
 from .dit4sr import DiT4SRTransformer2DModel
 from .pixel_unshuffle import PixelUnshuffleVAE
@@ -309,7 +309,7 @@ def load_vae(folder: pathlib.Path, dtype: torch.dtype = torch.float32) -> nn.Mod
     Raises:
         ValueError: no autoencoder of diffusers or ours, or tensors that do not fit it.
     """
-    name = json.loads((folder / "config.json").read_text()).get("_class_name", "")
+    name = str(json_object(folder / "config.json").get("_class_name", ""))
     vae_class: Any = PixelUnshuffleVAE if name == PixelUnshuffleVAE.__name__ else getattr(diffusers, name, None)
     if not hasattr(vae_class, "decode"):
         raise ValueError(f"{folder}/config.json: expected the class of an autoencoder, got {name!r}")

@@ -4,34 +4,22 @@ Readers return flow as [2, H, W] and a valid map [H, W] or None; writers get flo
 compares the size that a header claims with the bytes that are there before it makes an array of that size.
 """
 
-import io
 import math
 import pathlib
 import re
 import struct
-import tokenize
-import zipfile
-import zlib
-from typing import Any
 
 import cv2
 import numpy as np
 
 from ..frames.io import DEFLATE_RATIO, decode_image
+from ._arrays import check_size, npy_array, npz_arrays
 
 Arrays = tuple[np.ndarray, np.ndarray | None]
 
 FLO_MAGIC = b"PIEH"  # the float 202021.25, little endian
 FLO_UNKNOWN = 1e10
-LONGEST_HEADER = 10_000  # of a NumPy array; NumPy reads no longer ones either, but first asks for the memory
 KITTI_RANGE = (-512.0, 511.984375)  # (v - 32768) / 64 for 16-bit v
-
-
-def check_size(path: pathlib.Path, what: str, expected: int, actual: int) -> None:
-    """Raise ValueError unless the file has the bytes that its header asks for."""
-    if actual != expected:
-        word = "truncated" if actual < expected else "too long"
-        raise ValueError(f"{path} is {word}: its header says {what}, {expected} bytes, but it has {actual} bytes")
 
 
 def _check_layout(path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -99,29 +87,8 @@ def write_png16(path: pathlib.Path, flow: np.ndarray, valid: np.ndarray) -> None
     path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
-def _read_array(path: pathlib.Path, stream: Any, size: int) -> np.ndarray:
-    """One array in NumPy's own format from a stream of ``size`` bytes."""
-    start = stream.read(8)
-    length = stream.read(2 if start[6:7] == b"\x01" else 4)
-    header = io.BytesIO(start + length + stream.read(min(int.from_bytes(length, "little"), LONGEST_HEADER)))
-    try:
-        version = np.lib.format.read_magic(header)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(header)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:  # NumPy's
-        raise ValueError(f"{path} holds no NumPy array: {error}") from error
-    if dtype.hasobject:
-        raise ValueError(f"{path} holds Python objects; a flow is an array of floating point numbers")
-    if dtype.kind not in "biuf" or min(shape, default=0) < 0:
-        raise ValueError(f"{path} holds {dtype} {shape}; an array of numbers was expected")
-    check_size(path, f"{dtype} {shape}", stream.tell() + math.prod(shape) * dtype.itemsize, size)
-    return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if fortran else "C")
-
-
 def read_npy(path: pathlib.Path) -> Arrays:
-    with path.open("rb") as stream:
-        array = _read_array(path, stream, path.stat().st_size)
-    return _channels_first(path, array, prefer_first=True), None
+    return _channels_first(path, npy_array(path), prefer_first=True), None
 
 
 def write_npy(path: pathlib.Path, flow: np.ndarray, valid: np.ndarray) -> None:
@@ -130,25 +97,7 @@ def write_npy(path: pathlib.Path, flow: np.ndarray, valid: np.ndarray) -> None:
 
 
 def read_npz(path: pathlib.Path) -> Arrays:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = {}
-            for info in archive.infolist():
-                name = info.filename.removesuffix(".npy")
-                if info.filename not in ("flow.npy", "valid.npy"):
-                    continue
-                if name in arrays:
-                    raise zipfile.BadZipFile(f"it holds {name!r} twice")
-                # NumPy writes no other kinds, and zipfile unpacks those without a limit
-                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise zipfile.BadZipFile(f"{name!r} is neither stored nor deflated")
-                if info.file_size > DEFLATE_RATIO * min(info.compress_size, path.stat().st_size):
-                    raise ValueError(f"{path} is damaged: {info.filename} claims {info.file_size} bytes")
-                with archive.open(info) as stream:
-                    arrays[name] = _read_array(path, stream, info.file_size)
-            names = archive.namelist()
-    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} is no whole .npz file: {error}") from error
+    arrays, names = npz_arrays(path, ("flow", "valid"))
     if "flow" not in arrays:
         raise ValueError(f"{path} has no array 'flow', it has {', '.join(names) or 'nothing'}")
     flow = _channels_first(path, arrays["flow"], prefer_first=True)

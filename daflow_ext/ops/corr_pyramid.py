@@ -8,6 +8,8 @@ import torch
 from . import _check
 from ._dispatch import empty_channels_last, implementation, register, register_fake
 
+_MOST_LEVELS = 62
+
 
 def corr_pyramid(
     fmap2: torch.Tensor, num_levels: int = 4, *, out_dtype: torch.dtype | None = None, backend: str = "auto"
@@ -23,14 +25,14 @@ def corr_pyramid(
         fmap2: [B, C, H, W], any strides. Returns ``num_levels`` tensors [B, C, H // 2^l, W // 2^l] in channels_last
         memory. A level may have a side of 1, or of 0 (then lookups there give zeros).
     Raises:
-        ValueError, TypeError: wrong rank, dtype, or ``num_levels`` < 1.
+        ValueError, TypeError: wrong rank or dtype; ``num_levels`` below 1 or above 62, more than any size has.
         RuntimeError: the named backend cannot run.
     Source: RAFT (Teed & Deng, ECCV 2020), AlternateCorrBlock: pooling is linear, so pooling fmap2 equals pooling the
         correlation volume.
     """
     _check.floating("corr_pyramid", "fmap2", fmap2, 4, "[B, C, H, W]")
-    if not isinstance(num_levels, int) or num_levels < 1:
-        raise ValueError(f"corr_pyramid: num_levels must be an integer >= 1, got {num_levels!r}")
+    if not isinstance(num_levels, int) or not 1 <= num_levels <= _MOST_LEVELS:
+        raise ValueError(f"corr_pyramid: num_levels must be an integer from 1 to {_MOST_LEVELS}, got {num_levels!r}")
     if out_dtype is not None:
         _check.output_dtype("corr_pyramid", out_dtype, fmap2.device)
     return implementation("corr_pyramid", backend, fmap2.device)(fmap2, num_levels, out_dtype=out_dtype)

@@ -52,7 +52,10 @@ class Log:
 
     def __init__(self, folder: pathlib.Path, step: int):
         self.path = folder / LOG
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step] if step else []
+        try:
+            kept = [line for line in self._lines() if json.loads(line)["step"] <= step] if step else []
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.path} is no log of a training run: {error}") from error
         with atomic_path(self.path) as path:
             path.write_text("".join(kept))
         self._file = self.path.open("a")

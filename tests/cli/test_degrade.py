@@ -238,7 +238,7 @@ def test_frames_of_an_interrupted_run_are_not_mixed_in(refused, clip, tmp_path):
 def test_other_manifests_are_refused(refused, tmp_path):
     path = tmp_path / "manifest.json"
     for text, message in (
-        ("[]", "no manifest of degraded frames"),
+        ("[]", "holds no JSON object but list"),
         ('{"format": "x"}', "no manifest of degraded frames"),
     ):
         path.write_text(text)

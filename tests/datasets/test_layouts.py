@@ -267,8 +267,12 @@ def test_pairs_of_a_list(trees, tmp_path):
     row = "name,sequence,image1,image2,flow,valid\none,s,a.png,b.png,ab.flo,extra.npz:{}\n"
     listing.write_text(row.format("seen"))
     assert datasets.Pairs(tmp_path, pairs=listing)[0].valid.sum() == 7 * trees.HEIGHT
+    np.savez(tmp_path / "extra.npz", thin=np.ones((1, trees.WIDTH), bool))  # would be spread over all rows
+    listing.write_text(row.format("thin"))
+    with pytest.raises(BadItemError, match=r"extra\.npz:thin is a mask \(1, \d+\), but its flow is "):
+        datasets.Pairs(tmp_path, pairs=listing)[0]
     listing.write_text(row.format("unseen"))
-    with pytest.raises(BadItemError, match=r"extra\.npz has no readable array 'unseen'"):
+    with pytest.raises(BadItemError, match=r"extra\.npz has no array 'unseen'"):
         datasets.Pairs(tmp_path, pairs=listing)[0]
     listing.write_text("name,image1,image2,flow\n")
     with pytest.raises(LayoutError, match="has no column sequence"):

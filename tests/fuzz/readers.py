@@ -17,17 +17,13 @@ import safetensors.torch
 import torch
 
 from daflow_ext import read_flow, read_image, write_flow
-from daflow_ext.cli._run_folder import RECORDS, SETTINGS, RunFolder
-from daflow_ext.datasets import open_dataset
-from daflow_ext.evaluate import RecordFile
+from daflow_ext.cli._run_folder import RECORDS, SETTINGS, WARM
 from daflow_ext.frames.degrade import evaluation_set as sets
-from daflow_ext.frames.degrade import get_config
 from daflow_ext.frames.video import Video
 from daflow_ext.models import weights
 
-from . import mutate
-
-SIZE = (6, 5)  # of the seeds, height and width
+from . import mutate, records
+from .records import SIZE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,101 +190,6 @@ def _in_pth_or_bytes(rng, data):
     return _in_pth(rng, data) if data.startswith(b"PK") else mutate.in_bytes(rng, data)
 
 
-# ---- settings and records -------------------------------------------------------------------------------------------
-
-
-def _recipe() -> dict:
-    return sets.Settings(config=get_config("level3"), seed=3).to_dict()
-
-
-def _manifest_seeds() -> list[bytes]:
-    clips = [{"name": "walk", "inputs": {"0.png": "00"}, "outputs": {"walk/0.png": "00", "walk/1.png": "11"}}]
-    head = {"format": sets.FORMAT, "format_version": sets.FORMAT_VERSION, "versions": {}}
-    fog = {"corruption": "fog", "severity": 2, "seed": 0}
-    return [json.dumps({**head, "settings": one, "clips": clips}).encode() for one in (fog, _recipe())]
-
-
-def _read_manifest(path: pathlib.Path) -> None:
-    manifest = sets.read_manifest(path)
-    sets.Settings.from_dict(manifest["settings"])
-    list(sets.check_set(manifest, path.parent))
-    sets.differences(manifest, manifest)
-
-
-RUN = {"frames": ["a", "b"], "model": "RAFT-small", "iters": 2}
-SCORES = {"dataset": "sintel-clean", "seed": 0}
-
-
-def _run_seeds() -> list[bytes]:
-    return [json.dumps(RUN, indent=1).encode()]
-
-
-def _pair_seeds() -> list[bytes]:
-    line = json.dumps({"files": {"flow": "flow/0.flo"}, "mean_px": 1.5, "seconds": 0.1})
-    return [f"{line}\n{line}\n".encode()]
-
-
-def _read_run(path: pathlib.Path) -> None:
-    RunFolder(path.parent, RUN).resume(2, warm_start=False)
-
-
-def _read_pairs(path: pathlib.Path) -> None:
-    (path.parent / SETTINGS).write_text(json.dumps(RUN))
-    _read_run(path)
-
-
-def _score_seeds() -> list[bytes]:
-    record = {"model": "zero", "identity": "0", "level": "clean", "item": "a", "scores": {"epe": 1.0}}
-    return ["\n".join([json.dumps({"settings": SCORES}), json.dumps(record), ""]).encode()]
-
-
-def _read_scores(path: pathlib.Path) -> None:
-    RecordFile(path, SCORES).done("zero", "0", "clean")
-
-
-def _list_seeds() -> list[bytes]:
-    return [b"name,sequence,image1,image2,flow,pad\na,s,0.png,1.png,,\nb,s,1.png,2.png,1.flo,kitti\n"]
-
-
-def _read_list(path: pathlib.Path) -> None:
-    len(open_dataset("pairs", path.parent))
-
-
-def _config_seeds() -> list[bytes]:
-    return [
-        b"model: {name: raft-small, init: null}\ntrain:\n  steps: 20\n  lr: 1.0e-4\n  betas: [0.9, 0.99]\n",
-        b"data:\n  options: {split: training, textures: [procedural]}\n  crop: [128, 160]\n"
-        b"  degrade: {clean: 0.2, choices: {levels: 0.7}}\nvalidation:\n  levels: [clean, level1]\n",
-        b"data:\n  options: {a: &a [1, 2], b: &b [*a, *a], c: [*b, *b]}\n",
-    ]
-
-
-def _read_config(path: pathlib.Path) -> None:
-    from daflow_ext.train import FlowConfig, read_config
-    from daflow_ext.train.config import to_dict
-
-    to_dict(read_config(FlowConfig, str(path)))
-
-
-def _checkpoint_seeds() -> list[bytes]:
-    from daflow_ext.train import FlowConfig
-    from daflow_ext.train.config import to_dict
-
-    content = {"config": json.dumps(to_dict(FlowConfig())), "step": 3, "model": {"w": torch.zeros(3)}}
-    made = []
-    for as_zip in (True, False):
-        stream = io.BytesIO()
-        torch.save(content, stream, _use_new_zipfile_serialization=as_zip)
-        made.append(stream.getvalue())
-    return made
-
-
-def _read_checkpoint(path: pathlib.Path) -> None:
-    from daflow_ext.train import FlowConfig, checkpoint
-
-    checkpoint.load(path.parent, FlowConfig())
-
-
 DEFLATE = 4 * 1032
 _TEXT = (mutate.in_text,)
 READERS: dict[str, Reader] = {
@@ -316,16 +217,45 @@ READERS: dict[str, Reader] = {
     "video": Reader("a.mp4", _video_seeds, _read_video, share=0.3, ratio=DEFLATE),
     "pth": Reader("a.pth", _pth_seeds, _read_weights, (_in_pth_or_bytes,), share=1.5, ratio=DEFLATE),
     "safetensors": Reader("a.safetensors", _safetensors_seeds, _read_weights, (mutate.in_safetensors,)),
-    "manifest": Reader(sets.MANIFEST, _manifest_seeds, _read_manifest, _TEXT, (ValueError, FileNotFoundError)),
-    "run.json": Reader(SETTINGS, _run_seeds, _read_run, _TEXT, share=0.5),
-    "pairs.jsonl": Reader(RECORDS, _pair_seeds, _read_pairs, _TEXT, share=0.5),
-    "records.jsonl": Reader("records.jsonl", _score_seeds, _read_scores, _TEXT, share=0.5),
-    "pairs.csv": Reader("pairs.csv", _list_seeds, _read_list, _TEXT, share=0.5),
+    "mask.npy": Reader(
+        "a.npy",
+        lambda: [_written("c.npy", lambda path: np.save(path, records.codes()))],
+        records.read_codes,
+        (mutate.in_npy,),
+        share=0.5,
+    ),
+    "mask.npz": Reader(
+        "a.npz",
+        records.mask_seeds,
+        records.read_mask,
+        (mutate.in_zip(), mutate.in_zip(mutate.in_npy)),
+        share=0.5,
+        ratio=DEFLATE,
+    ),
+    "warm_start": Reader(WARM, records.warm_seeds, records.read_warm, (mutate.in_safetensors,), share=0.5),
+    "manifest": Reader(
+        sets.MANIFEST, records.manifest_seeds, records.read_manifest, _TEXT, (ValueError, FileNotFoundError)
+    ),
+    "run.json": Reader(SETTINGS, records.run_seeds, records.read_run, _TEXT, share=0.5),
+    "pairs.jsonl": Reader(RECORDS, records.pair_seeds, records.read_pairs, _TEXT, share=0.5),
+    "records.jsonl": Reader("records.jsonl", records.score_seeds, records.read_scores, _TEXT, share=0.5),
+    "submission.json": Reader("a.json", records.claim_seeds, records.read_claim, _TEXT, share=0.3),
+    "pairs.csv": Reader("pairs.csv", records.list_seeds, records.read_list, _TEXT, share=0.5),
 }
 if importlib.util.find_spec("accelerate") and importlib.util.find_spec("yaml"):
     READERS["config"] = Reader(
-        "config.yaml", _config_seeds, _read_config, _TEXT, (ValueError, FileNotFoundError), share=0.15
+        "config.yaml", records.config_seeds, records.read_config, _TEXT, (ValueError, FileNotFoundError), share=0.15
     )
+    READERS["log.jsonl"] = Reader("log.jsonl", records.log_seeds, records.read_log, _TEXT, share=0.3)
     READERS["checkpoint.pt"] = Reader(
-        "checkpoint.pt", _checkpoint_seeds, _read_checkpoint, (_in_pth_or_bytes,), share=0.5, ratio=DEFLATE
+        "checkpoint.pt",
+        records.checkpoint_seeds,
+        records.read_checkpoint,
+        (_in_pth_or_bytes,),
+        share=0.5,
+        ratio=DEFLATE,
+    )
+if importlib.util.find_spec("diffusers"):
+    READERS["prompt"] = Reader(
+        "a.safetensors", records.prompt_seeds, records.read_prompt, (mutate.in_safetensors,), share=0.5
     )

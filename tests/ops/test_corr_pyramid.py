@@ -200,8 +200,14 @@ def test_offsets_beyond_31_bits(on):
         (torch.zeros(3, 4, 4), 4, ValueError, r"fmap2 must be \[B, C, H, W\], got float32\[3, 4, 4\] on cpu"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.int32), 4, TypeError, r"got int32\[1, 3, 4, 4\] on cpu"),
         ([1.0], 4, TypeError, "fmap2 must be a tensor, got list"),
-        (torch.zeros(1, 3, 4, 4), 0, ValueError, "num_levels must be an integer >= 1, got 0"),
-        (torch.zeros(1, 3, 4, 4), 2.0, ValueError, r"num_levels must be an integer >= 1, got 2\.0"),
+        (torch.zeros(1, 3, 4, 4), 0, ValueError, "num_levels must be an integer from 1 to 62, got 0"),
+        (
+            torch.zeros(1, 3, 4, 4),
+            2**62,
+            ValueError,
+            "num_levels must be an integer from 1 to 62, got 4611686018427387904",
+        ),
+        (torch.zeros(1, 3, 4, 4), 2.0, ValueError, r"num_levels must be an integer from 1 to 62, got 2\.0"),
     ],
 )
 def test_bad_input_says_what_came_and_what_was_expected(fmap2, levels, error, message):
@@ -213,7 +219,8 @@ def test_bad_input_says_what_came_and_what_was_expected(fmap2, levels, error, me
     ("op", "args", "message"),
     [
         (OP, (torch.zeros(3, 4, 4), 4), r"fmap2 must be \[B, C, H, W\], got \[3, 4, 4\]"),
-        (OP, (torch.zeros(1, 3, 4, 4), 0), "num_levels must be at least 1, got 0"),
+        (OP, (torch.zeros(1, 3, 4, 4), 0), "num_levels must be 1 to 62, got 0"),
+        (OP, (torch.zeros(1, 3, 4, 4), 2**40), "num_levels must be 1 to 62, got 1099511627776"),
         (OP, (torch.zeros(1, 3, 4, 4, dtype=torch.int64), 2), "expected a tensor of float32"),
         (BACKWARD, ([],), "non-empty list"),
         (BACKWARD, ([torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 3, 2)],), r"grads\[1\] is \[1, 3, 3, 2\]"),

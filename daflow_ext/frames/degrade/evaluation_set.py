@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-from .._files import atomic_path
+from .._files import atomic_path, json_object
 from ..io import IMAGE_SUFFIXES, ImageSequence, _natural_key, read_image, write_image
 from ..video import Video
 from .config import DegradeConfig
@@ -329,11 +329,8 @@ def read_manifest(path: pathlib.Path) -> dict:
     path = path / MANIFEST if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"the manifest {path} does not exist")
-    try:
-        manifest = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = json_object(path)
+    if manifest.get("format") != FORMAT:
         raise ValueError(f"{path} is no manifest of degraded frames")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path} has format version {manifest.get('format_version')}, expected {FORMAT_VERSION}")
