@@ -1,6 +1,7 @@
 """How a public op reaches its implementation, and how autograd of a compiled op is registered."""
 
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 
@@ -27,7 +28,14 @@ def register(op: str, fake: Callable, backward: Callable, setup_context: Callabl
     torch.library.register_autograd(f"daflow_ext::{op}", backward, setup_context=setup_context)
 
 
-def register_fake(op: str, fake: Callable) -> None:
-    """Fake kernel of an operator without autograd of its own (the backward operators)."""
-    if _load.CPU_MISSING is None:
-        torch.library.register_fake(f"daflow_ext::{op}", fake)
+def register_backward(op: str, fake: Callable) -> None:
+    """Fake kernel of the compiled operator ``op_backward``, which has no gradient of its own."""
+    if _load.CPU_MISSING is not None:
+        return
+
+    def refuse(ctx: Any, *grads: Any) -> NoReturn:
+        raise RuntimeError(f"{op} is differentiable once; backend='reference' gives second derivatives, too")
+
+    torch.library.register_fake(f"daflow_ext::{op}_backward", fake)
+    # without it, PyTorch would take the gradient for a constant
+    torch.library.register_autograd(f"daflow_ext::{op}_backward", refuse)

@@ -6,7 +6,7 @@ import torch
 
 from ..reference import inside_mask
 from . import _check
-from ._dispatch import empty_channels_last, implementation, register, register_fake
+from ._dispatch import empty_channels_last, implementation, register, register_backward
 
 
 def bilinear_sample(
@@ -112,4 +112,4 @@ def _backward_fake(
 
 
 register("bilinear_sample", _fake, _backward, _setup_context)
-register_fake("bilinear_sample_backward", _backward_fake)
+register_backward("bilinear_sample", _backward_fake)

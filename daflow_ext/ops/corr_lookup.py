@@ -7,7 +7,7 @@ import torch
 
 from .. import reference
 from . import _check
-from ._dispatch import empty_channels_last, implementation, register, register_fake
+from ._dispatch import empty_channels_last, implementation, register, register_backward
 
 
 def corr_lookup(
@@ -160,4 +160,4 @@ def _backward_fake(
 
 
 register("corr_lookup", _fake, _backward, _setup_context)
-register_fake("corr_lookup_backward", _backward_fake)
+register_backward("corr_lookup", _backward_fake)

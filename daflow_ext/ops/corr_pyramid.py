@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from . import _check
-from ._dispatch import empty_channels_last, implementation, register, register_fake
+from ._dispatch import empty_channels_last, implementation, register, register_backward
 
 _MOST_LEVELS = 62
 
@@ -66,4 +66,4 @@ def _backward_fake(grads: Sequence[torch.Tensor], out_dtype: torch.dtype | None 
 
 
 register("corr_pyramid", _fake, _backward, _setup_context)
-register_fake("corr_pyramid_backward", _backward_fake)
+register_backward("corr_pyramid", _backward_fake)

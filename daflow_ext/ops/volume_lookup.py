@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from . import _check
-from ._dispatch import implementation, register, register_fake
+from ._dispatch import implementation, register, register_backward
 
 
 def volume_lookup(
@@ -111,4 +111,4 @@ def _backward_fake(
 
 
 register("volume_lookup", _fake, _backward, _setup_context)
-register_fake("volume_lookup_backward", _backward_fake)
+register_backward("volume_lookup", _backward_fake)
