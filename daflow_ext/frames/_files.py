@@ -17,14 +17,16 @@ from typing import Any
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A temporary name in the folder of ``path``, renamed to ``path`` when the block ends and removed when it fails.
 
-    A reader therefore sees the old file or the complete new one, never a part.
+    A reader therefore sees the old file or the complete new one, never a part. A link stays, its target is replaced.
 
     Raises:
-        ValueError: the folder of ``path`` does not exist.
+        ValueError: the folder of ``path`` does not exist, or ``path`` is a folder, pipe or device.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.realpath(path) if os.path.islink(path) else path)
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"cannot write {path}: it exists and is no file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -253,7 +253,7 @@ def check_choice(name: str, value: Any, known: Sequence[str]) -> None:
 
 
 def check_shared(config: Config) -> None:
-    """What both stages demand of ``data`` and ``train``.
+    """What both stages demand of ``data``, ``train`` and ``validation``.
 
     Raises:
         ValueError: the first value out of range.
@@ -266,6 +266,9 @@ def check_shared(config: Config) -> None:
         ("train.workers", train.workers, 0),
         ("train.checkpoint_every", train.checkpoint_every, 1),
         ("train.log_every", train.log_every, 1),
+        ("train.seed", train.seed, 0),
+        ("train.threads", train.threads, 0),
+        ("validation.clips", config.validation.clips, 1),
         ("data.frames", data.frames, 2),
     ):
         if value < low:
@@ -280,6 +283,8 @@ def check_shared(config: Config) -> None:
         raise ValueError(
             f"data.degrade needs choices, and clean in [0, 1]; got clean {data.degrade.clean}, {data.degrade.choices}"
         )
+    if not all(isinstance(weight, (int, float)) and weight > 0 for weight in data.degrade.choices.values()):
+        raise ValueError(f"data.degrade.choices must be words with weights above 0, got {data.degrade.choices}")
 
 
 def config_names() -> list[str]:

@@ -1,6 +1,7 @@
 """Reading images and folders."""
 
 import hashlib
+import os
 
 import cv2
 import numpy as np
@@ -81,6 +82,19 @@ def test_write_image_refuses(tmp_path, picture):
         with pytest.raises(ValueError, match=r"cannot write an image \(.*the format does not hold it"):
             write_image(tmp_path / name, image)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_atomic_path_keeps_links_and_refuses_what_is_no_file(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with atomic_path(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):  # a device of root's would be replaced
+        with pytest.raises(ValueError, match="it exists and is no file"), atomic_path(path):
+            pass
 
 
 def test_atomic_path_leaves_old_file_on_failure(tmp_path):
