@@ -131,11 +131,7 @@ def _page(table: "ZeroShotTable", record: dict[str, Any]) -> Report:
     report = Report(
         f"Zero-shot flow of {record['model']}",
         subtitle=f"{record['input']}: end-point error of flow from queries and keys of each layer, without training",
-        settings={
-            name: ", ".join(map(str, value)) if isinstance(value, list) else value
-            for name, value in record.items()
-            if name not in ("epe_px", "timesteps")
-        },
+        settings={name: value for name, value in record.items() if name not in ("epe_px", "timesteps")},
         versions=versions(),
     )
     report.add_heat_map(

@@ -129,10 +129,11 @@ class Browser:
         self.send("Input.dispatchKeyEvent", type="keyDown", **event, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", **event)
 
-    def mouse(self, x: float, y: float, kind: str = "mouseMoved") -> None:
-        """Move, press or release the mouse at a place of the window."""
-        pressed = {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}
-        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **pressed)
+    def mouse(self, x: float, y: float, kind: str = "mouseMoved", *, held: bool = False) -> None:
+        """Move (with the button ``held``), press or release the mouse at a place of the window."""
+        button = {"button": "left"} if held or kind != "mouseMoved" else {}
+        count = {"clickCount": 1} if kind != "mouseMoved" else {}
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, buttons=int(held), **button, **count)
 
     def box(self, selector: str) -> dict:
         """Where an element is in the window, after it was scrolled there: x, y, width, height."""

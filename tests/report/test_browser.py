@@ -219,6 +219,56 @@ def test_panels_arrows_and_divider(tab):
     assert tab.js("viewer.index") == 0
 
 
+def test_the_divider_is_dragged_on_the_picture(tab):
+    box = stage(tab, "Frame | Warped")
+    x, y = box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"]
+    tab.mouse(x - 9, y)  # no button: only the reading moves
+    assert tab.js("document.querySelector('.swipe').value") == "50"
+    tab.mouse(x, y, "mousePressed", held=True)
+    tab.mouse(box["x"] + 0.2 * box["width"], y, held=True)
+    tab.mouse(box["x"] + 1.5 * box["width"], y, held=True)  # beyond the picture it stays held
+    assert tab.js("document.querySelector('.swipe').value") == "100"
+    tab.mouse(box["x"] + 0.3 * box["width"], y, held=True)
+    tab.mouse(box["x"] + 0.3 * box["width"], y, "mouseReleased")
+    tab.mouse(box["x"] + 0.8 * box["width"], y)
+    assert tab.js("document.querySelector('.swipe').value") == "30"
+    assert tab.js("document.querySelector('.stage').style.getPropertyValue('--cut')") == "30%"
+    assert abs(reading(tab)[0][0] - 0.8 * WIDTH) <= 1
+
+
+def test_a_picture_without_its_partner_fills_the_panel(browser, tmp_path):
+    report = Report("Some degraded", swipe=("Frame", "Degraded"))
+    both = {"Frame": picture(HEIGHT, WIDTH), "Degraded": picture(HEIGHT, WIDTH)}
+    for name, images in (("both", both), ("first", {"Frame": both["Frame"]}), ("second", {"Degraded": both["Frame"]})):
+        report.add_step(name, images=images)
+    report.write(tmp_path / "a.html")
+    browser.open(tmp_path / "a.html")
+    look = """(() => {
+        const shown = (one) => getComputedStyle(one).display !== 'none';
+        const cut = getComputedStyle(document.querySelector('.over')).clipPath !== 'none';
+        const images = [...document.querySelectorAll('.stage img')].filter(shown).map((one) => one.alt);
+        return [images, cut, shown(document.querySelector('.divider')), shown(document.querySelector('.swipe'))];
+    })()"""
+    assert browser.js(look) == [["Degraded, both", "Frame, both"], True, True, True]
+    for index, alone in ((1, "Frame, first"), (2, "Degraded, second")):
+        browser.js(f"viewer.show({index})")
+        browser.until(f"viewer.index === {index} && viewer.step.name === '{alone.split()[1]}'")
+        assert browser.js(look) == [[alone], False, False, False]
+        assert browser.js("document.querySelector('figcaption small').textContent") == f"only {alone.split(',')[0]} in this step"
+    assert browser.problems == []
+
+
+def test_the_histogram_follows_the_scale(tab, clip):
+    def beyond():
+        return float(tab.js("[...document.querySelectorAll('.chart output')].at(-1).value").removesuffix(" % beyond"))
+
+    lengths = clip[1][0].norm(dim=0)
+    lengths = lengths[lengths.isfinite()]
+    for full in (FULL, 2.03):
+        tab.js(f"byId('scale').value = {full}; byId('scale').dispatchEvent(new Event('input'))")
+        assert abs(beyond() - 100 * (lengths > full).float().mean()) < 1.0
+
+
 def test_a_click_on_a_curve_goes_there(tab):
     box = tab.box(".chart svg")
     x, y = box["x"] + 0.99 * box["width"], box["y"] + box["height"] / 2

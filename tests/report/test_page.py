@@ -102,7 +102,7 @@ def page(tmp_path):
         "<b>A & B</b>",
         subtitle="</script>",
         swipe=("Frame", "Warped"),
-        settings={"iters": 12, "note": "</script><script>alert(1)</script>"},
+        settings={"iters": 12, "options": ["a=1", 0.5], "note": "</script><script>alert(1)</script>"},
         versions={"torch": "x"},
         picture_side=40,
     )
@@ -136,7 +136,8 @@ def test_text_cannot_leave_its_place(page):
     assert "<title>&lt;b&gt;A &amp; B&lt;/b&gt;</title>" in page.text
     assert page.text.count("</script>") == 5  # head, three steps, the code
     assert page.head["subtitle"] == "</script>"
-    assert page.head["about"][0]["rows"][1] == ["note", "</script><script>alert(1)</script>"]
+    assert page.head["about"][0]["rows"][1] == ["options", "a=1, 0.5"]
+    assert page.head["about"][0]["rows"][2] == ["note", "</script><script>alert(1)</script>"]
 
 
 def test_pictures_flow_and_statistics(page):

@@ -17,9 +17,9 @@ function start() {
   const mark = buildCurves(head.statistics, seek);
   const named = head.panels.find((panel) => panel.kind === "flow");
   const histogram = named ? buildHistogram(named.name) : null;
-  viewer.onShow = (index, step) => {
+  viewer.onDraw = (index, step, full) => {
     if (rowOfStep.has(index)) mark(rowOfStep.get(index));
-    if (histogram && step.flows[named.name]) histogram(step.flows[named.name], head.maxFlow);
+    if (histogram && step.flows[named.name]) histogram(step.flows[named.name], full);
   };
   document.addEventListener("keydown", (event) => {
     if (viewer.key(event)) event.preventDefault();

@@ -186,8 +186,14 @@ class Report:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> dict:
-    cells = [[f"{value:.6g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    cells = [[_text(value) for value in row] for row in rows]
     return {"kind": "table", "title": title, "columns": list(columns), "rows": cells, "note": note}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _size(name: str, images: Mapping, flows: Mapping, maps: Mapping) -> tuple[int, int]:

@@ -55,7 +55,7 @@ function buildHistogram(name) {
   const share = element("output");
   byId("curves").hidden = false;
   byId("curves").append(element("div", { class: "chart" }, [
-    element("header", {}, [element("span", {}, [`${name}: lengths in this step`]), share]),
+    element("header", {}, [element("span", {}, [`${name}: lengths`]), share]),
     svg("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true" }, [bars]),
     element("small", {}, ends),
   ]));

@@ -27,7 +27,7 @@ class Viewer {
     this.cursor = null; // [x, y] in pixels of the frames
     this.full = head.maxFlow;
     this.timer = null;
-    this.onShow = () => {};
+    this.onDraw = () => {};
     this.panels = this.listPanels().map((panel) => this.buildPanel(panel));
     this.buildControls();
   }
@@ -59,7 +59,17 @@ class Viewer {
       const divider = element("input", { type: "range", class: "swipe", min: 0, max: 100, value: 50, step: 1 });
       divider.setAttribute("aria-label", `Divider between ${this.head.swipe.join(" and ")}`);
       const move = () => stage.style.setProperty("--cut", `${divider.value}%`);
+      const drag = (event) => {
+        if (!(event.buttons & 1)) return;
+        const box = stage.getBoundingClientRect();
+        divider.value = (100 * (event.clientX - box.left)) / box.width;
+        move();
+      };
       divider.addEventListener("input", move);
+      figure.classList.add("comparison");
+      stage.addEventListener("pointerdown", (event) => stage.setPointerCapture(event.pointerId));
+      stage.addEventListener("pointerdown", drag);
+      stage.addEventListener("pointermove", drag);
       figure.append(divider);
       move();
     }
@@ -112,7 +122,6 @@ class Viewer {
     if (!this.cursor) this.cursor = step.size.map((side) => Math.floor(side / 2));
     this.cursor = this.cursor.map((value, axis) => Math.min(value, step.size[axis] - 1));
     this.draw();
-    this.onShow(index, step);
     if (index + 1 < this.codes.length) this.load(index + 1);
   }
 
@@ -120,9 +129,10 @@ class Viewer {
     for (const panel of this.panels) if (!panel.figure.hidden) this.drawPanel(panel);
     this.drawMarks();
     this.read();
+    this.onDraw(this.index, this.step, this.full);
   }
 
-  drawPanel({ name, kind, of, stage, layers, note }) {
+  drawPanel({ name, kind, of, figure, stage, layers, note }) {
     const { step } = this;
     stage.style.aspectRatio = `${step.size[0]} / ${step.size[1]}`;
     note.textContent = "";
@@ -133,8 +143,11 @@ class Viewer {
       layer.alt = `${key}, ${step.name}`;
     };
     if (kind === "swipe") {
+      const there = this.head.swipe.filter((key) => key in step.images);
       image(layers[0], this.head.swipe[1]);
       image(layers[1], this.head.swipe[0]);
+      figure.classList.toggle("single", there.length === 1); // that one fills the panel
+      if (there.length === 1) note.textContent = `only ${there[0]} in this step`;
     } else if (kind === "image") {
       image(layers[0], name);
     } else if (kind === "map") {
