@@ -85,7 +85,10 @@ def open_flow(kind: str, args: argparse.Namespace, model: Restorer) -> Estimator
     if kind == "none":
         return None
     if kind == "raft":
-        return _raft(args.raft, args)
+        raft = _flow_model(args.raft, args)
+        if not isinstance(raft.model, RAFT):
+            raise ValueError(f"--raft {args.raft} is a DA-Flow; for its flow give --flow daflow --daflow {args.raft}")
+        return raft
     if kind != "daflow":
         return FlowFiles(pathlib.Path(kind))
     pipe = model.pipe if args.daflow is None else load_model(args.daflow, args)
@@ -94,7 +97,7 @@ def open_flow(kind: str, args: argparse.Namespace, model: Restorer) -> Estimator
     return DAFlowEstimator(pipe, **estimator_options(pipe, args))
 
 
-def _raft(source: str, args: argparse.Namespace) -> Estimator:
+def _flow_model(source: str, args: argparse.Namespace) -> Estimator:
     options = copy.copy(args)
     options.weights, options.model = None, source
     for name in ("steps", "feature_steps", "noise_seed", "memory_budget", "dtype"):
@@ -181,7 +184,7 @@ def score(
 ) -> dict[str, dict[str, float]]:
     """The scores of the input and of every result against the clean video."""
     folder = pathlib.Path(args.truth_flow)
-    estimator = FlowFiles(folder) if folder.is_dir() else _raft(args.truth_flow, args)
+    estimator = FlowFiles(folder) if folder.is_dir() else _flow_model(args.truth_flow, args)
     videos: dict[str, Iterable[torch.Tensor]] = {"input": frames}
     videos |= {label: written(folder) for label, folder in results.items()}
     return score_videos(estimator.pairs(truth, bidirectional=True), videos, lpips_weights=args.lpips)

@@ -29,19 +29,20 @@ layers; writes OUT/zero_shot.json and OUT/zero_shot.png, with --report one HTML 
 LQ is a folder of frames, a video, or a folder of such (every clip below it counts). The true flow comes from --flow
 (files named after the first frame of each pair, or what `daflow pseudo` wrote) or, as pseudo ground truth, from
 --teacher weights run on --hq (the clean frames; default: LQ itself). --hq and --flow are laid out as LQ is."""
-EXAMPLE = "daflow analyze clip --model tiny --teacher raft-small.safetensors --steps 2 -o analysis"
+EXAMPLE = "daflow analyze clip --teacher raft-tiny-lq --steps 2 -o analysis --report analysis/page.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("lq", metavar="LQ", type=pathlib.Path, help="folder of degraded frames or clips, or a video")
     parser.add_argument(
         "--model",
-        metavar="DIR",
-        required=True,
-        help="folder with transformer/, vae/, scheduler/ and prompt/; or 'tiny', an untrained toy model",
+        metavar="M",
+        default="daflow-tiny",
+        help="as of `daflow restore`: a name, a DA-Flow folder, a folder with transformer/, vae/, scheduler/ and "
+        "prompt/; or 'tiny', an untrained toy (default %(default)s)",
     )
     parser.add_argument("--hq", metavar="HQ", type=pathlib.Path, help="clean frames of the same scene, for the teacher")
-    parser.add_argument("--teacher", metavar="W", type=pathlib.Path, help="RAFT weights for pseudo ground truth")
+    parser.add_argument("--teacher", metavar="W", help="RAFT by name or weights, for pseudo ground truth")
     parser.add_argument("--flow", metavar="DIR", type=pathlib.Path, help="folder of true flow files")
     parser.add_argument("--layers", metavar="I", type=int, nargs="+", help="layers, counted from 0 (default: all)")
     parser.add_argument("--steps", metavar="N", type=int, default=10, help="denoising steps (default %(default)s)")
@@ -56,11 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--radius", type=int, metavar="R", help="cells that a match may lie away")
     parser.add_argument("--iters", type=int, default=20, metavar="N", help="teacher's refinement steps")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default %(default)s)")
-    parser.add_argument("--device", default="cpu", help="torch device (default %(default)s)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("-o", "--output", metavar="OUT", type=pathlib.Path, default="daflow_analysis")
     parser.add_argument("--report", type=pathlib.Path, metavar="PAGE", help="write one HTML page with the heat map")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the table")
+    parser.set_defaults(backend="auto", tile=None)  # what loading a model asks for, too
 
 
 class Scene(NamedTuple):
@@ -77,9 +79,9 @@ Truth = Callable[[torch.Tensor, list[str]], tuple[torch.Tensor, torch.Tensor]]
 
 def run(args: argparse.Namespace) -> int:
     from ..evaluate.zero_shot import heat_map
-    from ..features.restoration import LiftedRestoration
     from ..frames import write_image
     from ..frames._files import atomic_path
+    from ._restoration import load
 
     if (args.flow is None) == (args.teacher is None):
         raise ValueError("give the truth by --flow DIR or by --teacher WEIGHTS, one of them")
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if args.temperature is not None and not args.temperature > 0:
         raise ValueError(f"--temperature must be > 0, got {args.temperature}")
     check_page_name(args.report)
-    restoration = LiftedRestoration.load(args.model, dtype=getattr(torch, args.dtype), device=args.device)
+    restoration = load(args).loop
     depth = restoration.transformer.config.num_layers
     layers = tuple(args.layers) if args.layers else tuple(range(depth))
     if any(not 0 <= layer < depth for layer in layers):
@@ -152,10 +154,12 @@ def _analyze(args: argparse.Namespace, restoration: "LiftedRestoration", layers:
     """The table of all clips of all scenes."""
     from ..evaluate.zero_shot import analyze_clip
     from ..frames import open_frames
-    from ..models import RAFT
+    from ..models import RAFT, get_model
 
     scenes = [(scene, open_frames(scene.lq)) for scene in _scenes(args)]
-    model = RAFT.from_pretrained(args.teacher).to(args.device) if args.teacher else None
+    model = get_model(args.teacher).to(restoration.transformer.device) if args.teacher else None
+    if model is not None and not isinstance(model, RAFT):
+        raise ValueError(f"--teacher {args.teacher} is a DA-Flow; RAFT by name or weights was expected")
     lengths = [source.length for _, source in scenes]
     known = [length for length in lengths if length is not None]
     clips = sum(math.ceil((length - 1) / (args.frames - 1)) for length in known)
@@ -275,7 +279,8 @@ def _teacher(model: "RAFT", scene: Scene, args: argparse.Namespace) -> Truth:
             found = list(hq.shape) if len(hq) else "nothing"
             raise ValueError(f"{scene.hq}: the clean clip beside {names[0]} is {found}, expected {list(frames.shape)}")
         padder = InputPadder(hq.shape, minimum=SMALLEST_SIDE)
-        first, second = padder.pad(hq[:-1].to(args.device), hq[1:].to(args.device))
+        device = next(model.parameters()).device
+        first, second = padder.pad(hq[:-1].to(device), hq[1:].to(device))
         flow = padder.unpad(model(first, second, iters=args.iters, test_mode=True)[1]).cpu()
         return flow, torch.ones(flow.shape[0], *flow.shape[-2:], dtype=torch.bool)
 

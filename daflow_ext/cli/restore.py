@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._extras import require_diffusers
-from ..flow.metrics import psnr
+from ..flow.metrics import lpips, psnr
 from ..frames import Frames, open_frames, write_video
 from ..frames._files import atomic_path
 from ..models.registry import DEFAULT_MODEL
@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flow", nargs="+", metavar="F", default=["raft"], help="none, raft, daflow or DIR; several (default raft)"
     )
-    parser.add_argument("--raft", metavar="M", default=DEFAULT_MODEL, help="for --flow raft (default %(default)s)")
+    parser.add_argument(
+        "--raft", metavar="M", default="raft-tiny-lq", help="for --flow raft: its name or weights (default %(default)s)"
+    )
     parser.add_argument("--daflow", metavar="M", help="for --flow daflow (default: that of --model)")
     group = parser.add_argument_group("guidance")
     group.add_argument(
@@ -82,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--truth-flow",
         metavar="M",
         default=DEFAULT_MODEL,
-        help="its flow: RAFT by name or weights, or DIR (%(default)s)",
+        help="its flow: a model by name or weights, or DIR (default %(default)s)",
     )
     group.add_argument(
         "--lpips", nargs="?", const=True, metavar="FILE", help="LPIPS too, of these weights; without FILE downloaded"
@@ -96,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     require_diffusers("daflow restore")
     from . import _restoration
 
+    if args.lpips and args.truth is None:
+        raise ValueError("--lpips compares with clean frames; give them by --truth")
     labels = _labels(args.flow)
     guidance = _guidance(args)
     if args.steps is not None and args.steps < 1:
@@ -154,8 +158,10 @@ def _guidance(args: argparse.Namespace) -> "GuidanceSettings":
 
 def _truth(args: argparse.Namespace, frames: Frames) -> Frames:
     """The clean frames; what scoring needs is missed before the work, not after."""
-    blank = torch.zeros(1, 3, 16, 16)
+    blank = torch.zeros(1, 3, 64, 64)
     psnr(blank, blank)
+    if args.lpips:
+        lpips(blank, blank, weights=None if args.lpips is True else args.lpips)
     truth = open_frames(args.truth)
     if hasattr(frames, "paths") and hasattr(truth, "paths") and frames.length != truth.length:
         raise ValueError(f"{args.truth} holds {truth.length} frames, {frames.source} {frames.length}")

@@ -97,18 +97,17 @@ def test_the_teacher_sees_the_clean_frames(clip, tmp_path, monkeypatch):
 
     seen = []
 
-    def teacher(first, second, **options):
+    def forward(self, first, second, **options):
         seen.append(first)
         flow = torch.ones(first.shape[0], 2, *first.shape[-2:])
         return flow, flow
 
-    teacher.to = lambda device: teacher
-    monkeypatch.setattr(RAFT, "from_pretrained", lambda path: teacher)
+    monkeypatch.setattr(RAFT, "forward", forward)
     for part, value in (("lq", 50), ("hq", 200)):
         (tmp_path / part).mkdir()
         for index in range(3):
             write_image(tmp_path / part / f"{index}.png", torch.full((3, 8, 8), value).byte())
-    record = analyze(tmp_path / "lq", tmp_path / "out", "--hq", tmp_path / "hq", "--teacher", "raft.pth")
+    record = analyze(tmp_path / "lq", tmp_path / "out", "--hq", tmp_path / "hq", "--teacher", "raft-tiny-lq")
     assert [frames.shape for frames in seen] == [(2, 3, 16, 16)]
     assert (seen[0] == 200).all()
     assert record["pixels"] == 2 * 8 * 8
@@ -126,6 +125,7 @@ def test_truth_without_a_known_pixel_is_refused(clip, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--teacher", "daflow-tiny"], "--teacher daflow-tiny is a DA-Flow; RAFT by name or weights was expected"),
         (["--flow", "nowhere"], "holds no flow file for frame frame_00"),
         ([], "give the truth by --flow DIR or by --teacher WEIGHTS"),
         (["--flow", "nowhere", "--layers", "9"], "--layers (9,) are outside 0..5"),
@@ -143,6 +143,14 @@ def test_errors_are_one_sentence(clip, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "o").exists()
 
 
+def test_the_shipped_model_is_analysed_unless_another_is_named(clip, tmp_path):
+    arguments = ["--teacher", "raft-tiny-lq", "--iters", "1", "--steps", "1", "--clips", "1", "-o", str(tmp_path / "o")]
+    assert main(["analyze", str(clip), *arguments]) == 0
+    record = json.loads((tmp_path / "o/zero_shot.json").read_text())
+    assert record["model"] == "daflow-tiny"
+    assert record["layers"] == list(range(8))
+
+
 def test_missing_model_is_named(clip, tmp_path, capsys):
-    assert main(["analyze", str(clip), "--model", str(tmp_path), "--flow", str(tmp_path)]) == 1
+    assert main(["analyze", str(clip), "--model", str(clip), "--flow", str(tmp_path)]) == 1
     assert "is no restoration model: transformer/config.json is missing" in capsys.readouterr().err

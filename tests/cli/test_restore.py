@@ -129,6 +129,16 @@ def test_untrained_and_missing_weights_are_named(daflow, refused, clip, tmp_path
     assert "no weights of daflow come with the package" in message
 
 
+def test_raft_is_raft_unless_told_otherwise(daflow, refused, clip, tmp_path):
+    """Not the model that is the default elsewhere: the table sets RAFT against DA-Flow."""
+    arguments = ("restore", clip, "-o", tmp_path / "out", *FAST, "--flow")
+    assert daflow(*arguments, "raft", "daflow")[0] == 0
+    settings = [json.loads((tmp_path / f"out/guided-{name}/run.json").read_text()) for name in ("raft", "daflow")]
+    assert [one["flow_settings"]["model"] for one in settings] == ["raft-tiny-lq", "daflow-tiny"]
+    message = refused(*arguments, "raft", "--raft", "daflow-tiny")
+    assert "--raft daflow-tiny is a DA-Flow; for its flow give --flow daflow --daflow daflow-tiny" in message
+
+
 def test_shipped_weights_are_used_without_being_named(daflow, pipeline_folder, clip, tmp_path, monkeypatch):
     """Weights that come with the package lie in a folder of the model's name."""
     (tmp_path / "weights").mkdir()
@@ -154,6 +164,8 @@ def test_errors_are_one_sentence(refused, pipeline_folder, tiny_weights, clip, t
         (("--model", "tiny", "--flow", "daflow"), "give --daflow PIPELINE"),
         (("--steps", "0", "--flow", "none"), "--steps must be at least 1, got 0"),
         (("--truth", tmp_path), "holds no image"),
+        (("--lpips", "w.safetensors"), "--lpips compares with clean frames; give them by --truth"),
+        (("--truth", clip, "--lpips", tmp_path / "absent.safetensors"), "absent.safetensors"),
     ):
         assert message in refused(*start, *arguments)
     assert not (tmp_path / "new").exists()

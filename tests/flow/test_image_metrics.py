@@ -84,3 +84,20 @@ def test_lpips_weights_of_another_model_are_named(tmp_path, frames):
     save_file({"features.0.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"other\.safetensors holds no LPIPS AlexNet: features\.0\.bias"):
         metrics.lpips(*frames, weights=path)
+    path.write_text("no weights")
+    metrics.image._lpips_weights.cache_clear()
+    with pytest.raises(ValueError, match=r"other\.safetensors is no safetensors file"):
+        metrics.lpips(*frames, weights=path)
+    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
+        metrics.lpips(*frames, weights=tmp_path / "absent.safetensors")
+
+
+def test_lpips_without_file_and_torchvision_says_what_is_missing(monkeypatch, frames):
+    functional = pytest.importorskip("torchmetrics.functional.image")
+
+    def compute(*_, **__):
+        raise ModuleNotFoundError("Torchvision is not installed.")
+
+    monkeypatch.setattr(functional, "learned_perceptual_image_patch_similarity", compute)
+    with pytest.raises(ImportError, match=r"without a file of weights needs torchvision .*; give a file"):
+        metrics.lpips(*frames)

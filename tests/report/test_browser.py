@@ -254,7 +254,10 @@ def test_a_picture_without_its_partner_fills_the_panel(browser, tmp_path):
         browser.js(f"viewer.show({index})")
         browser.until(f"viewer.index === {index} && viewer.step.name === '{alone.split()[1]}'")
         assert browser.js(look) == [[alone], False, False, False]
-        assert browser.js("document.querySelector('figcaption small').textContent") == f"only {alone.split(',')[0]} in this step"
+        assert (
+            browser.js("document.querySelector('figcaption small').textContent")
+            == f"only {alone.split(',')[0]} in this step"
+        )
     assert browser.problems == []
 
 

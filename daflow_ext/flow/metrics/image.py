@@ -8,6 +8,8 @@ import types
 import torch
 import torch.nn.functional as F
 
+from ...frames._files import existing_file
+
 _LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 _LPIPS_SCALE = (0.458, 0.448, 0.450)
 # AlexNet up to each of its five ReLUs: (index in the weights file, stride, padding, max-pool before it)
@@ -56,7 +58,10 @@ def lpips(images: torch.Tensor, reference: torch.Tensor, *, weights: str | os.Pa
     images, reference = _unit_range("lpips", images, reference)
     if weights is None:
         compute = _torchmetrics("lpips").learned_perceptual_image_patch_similarity
-        return compute(images, reference, net_type="alex", normalize=True)
+        try:
+            return compute(images, reference, net_type="alex", normalize=True)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"LPIPS without a file of weights needs torchvision ({error}); give a file") from error
     state = {name: tensor.to(images.device) for name, tensor in _lpips_weights(os.fspath(weights)).items()}
     distance = images.new_zeros(len(images))
     for level, (one, other) in enumerate(zip(_alex(images, state), _alex(reference, state), strict=True)):
@@ -67,9 +72,13 @@ def lpips(images: torch.Tensor, reference: torch.Tensor, *, weights: str | os.Pa
 
 @functools.lru_cache(maxsize=1)
 def _lpips_weights(path: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state = load_file(path)
+    try:
+        state = load_file(existing_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error})") from error
     needed = {f"features.{index}.{part}" for index, *_ in _ALEX for part in ("weight", "bias")}
     missing = sorted((needed | {f"lin{level}.weight" for level in range(len(_ALEX))}) - set(state))
     if missing:
