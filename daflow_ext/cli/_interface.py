@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ._demo_scene import CLIP
 from ._studio import Answer, Studio
 
 _ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False"}
@@ -50,6 +51,7 @@ def build(studio: Studio) -> Any:
             "when the app ends."
         )
         clip = gradio.Video(label="Clip", sources=["upload"], elem_id="clip", height=320)
+        gradio.Examples([[str(CLIP)]], clip, label="No clip at hand?", elem_id="demo")
         with gradio.Tab("Flow"):
             _task(gradio, "Show the flow", clip, [], studio.flow)
         with gradio.Tab("Restore"):
@@ -68,7 +70,7 @@ def build(studio: Studio) -> Any:
 def _task(gradio: Any, label: str, clip: Any, options: list[Any], work: Callable[..., Answer]) -> None:
     """A button that turns the clip into a film and a line of text; an error is shown, not raised."""
     button = gradio.Button(label, variant="primary")
-    film = gradio.Video(show_label=False, interactive=False, loop=True)
+    film = gradio.Video(show_label=False, interactive=False, autoplay=True, loop=True)
     text = gradio.Markdown()
 
     # gradio puts the progress where its default stands; before the others, of which there are more or fewer

@@ -106,7 +106,7 @@ def _flow_model(source: str, args: argparse.Namespace) -> Estimator:
 
 
 def run_folder(
-    args: argparse.Namespace, model: Restorer, label: str, flow: Estimator | None, guidance: GuidanceSettings
+    args: argparse.Namespace, frames, model: Restorer, label: str, flow: Estimator | None, guidance: GuidanceSettings
 ) -> RunFolder:
     """The record of one result in OUT; what an earlier run of the same settings finished is kept."""
     identity = None
@@ -126,7 +126,13 @@ def run_folder(
         "flow_settings": None if flow is None else flow.settings,
         "guidance": None if flow is None else dataclasses.asdict(guidance),
     }
-    return RunFolder(args.output / label, {**settings, "daflow": __version__}, overwrite=args.overwrite)
+    return RunFolder(
+        args.output / label,
+        {**settings, "daflow": __version__},
+        frames=frames,
+        used=lambda chunks: 2 * chunks + 1,
+        overwrite=args.overwrite,
+    )
 
 
 def _steps(args: argparse.Namespace) -> int:

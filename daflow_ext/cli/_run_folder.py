@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,7 @@ from safetensors.torch import save
 from ..frames._files import atomic_path, json_object
 
 SETTINGS, RECORDS, WARM = "run.json", "pairs.jsonl", "warm_start.safetensors"
+_SIZES = "frame_bytes"
 
 
 class RunFolder:
@@ -23,32 +24,60 @@ class RunFolder:
 
     Args:
         settings: anything JSON can carry; a folder of another run is refused.
+        frames: of :func:`daflow_ext.frames.open_frames`.
+        used: a number of finished records -> how many frames they come from. Those files must have kept their sizes;
+            frames behind them may change or be added.
         overwrite: drop an earlier run and the files it wrote.
     Raises:
-        ValueError: results of other settings are there; names the first difference.
+        ValueError: results of other settings or frames are there; names the first difference.
     """
 
-    def __init__(self, root: pathlib.Path, settings: Mapping[str, object], *, overwrite: bool = False):
+    def __init__(
+        self,
+        root: pathlib.Path,
+        settings: Mapping[str, object],
+        *,
+        frames,
+        used: Callable[[int], int],
+        overwrite: bool = False,
+    ):
+        files = frames.paths if hasattr(frames, "paths") else [frames.path]
         self.root, self.settings = root, json.loads(json.dumps(settings))
+        self.settings[_SIZES] = [path.stat().st_size for path in files]
         self.records: list[dict] = []
         if overwrite:
             self._discard()
         if (root / SETTINGS).exists():
-            self._check()
+            before = self._check()
             self.records = self._complete(self._lines())
+            if self.records:
+                self._check_frames(files, before, used(len(self.records)))
 
-    def _check(self) -> None:
+    def _check_frames(self, files: list[pathlib.Path], before: object, count: int) -> None:
+        now = self.settings[_SIZES]
+        if isinstance(before, list) and before[:count] == now[:count]:
+            return
+        sizes = before if isinstance(before, list) else []
+        changed = next((k for k, (old, new) in enumerate(zip(sizes, now, strict=False)) if old != new), None)
+        what = "other frames" if changed is None else f"another {files[changed].name} (its size has changed)"
+        raise ValueError(
+            f"{self.root} holds results of {what}; give another folder, or --overwrite to discard that run"
+        )
+
+    def _check(self) -> object:
+        """Refuse other settings; gives the sizes of the frames' files, which may differ."""
         path = self.root / SETTINGS
         try:
             stored = json_object(path)
         except ValueError as error:
             raise ValueError(f"{path} does not describe a run ({error}); give another folder or --overwrite") from error
-        for name in sorted(stored.keys() | self.settings.keys()):
+        for name in sorted((stored.keys() | self.settings.keys()) - {_SIZES}):
             if stored.get(name) != self.settings.get(name):
                 raise ValueError(
                     f"{self.root} holds a run with {name} = {stored.get(name)!r}, this one has "
                     f"{self.settings.get(name)!r}; give another folder, or --overwrite to discard that run"
                 )
+        return stored.get(_SIZES)
 
     def _lines(self) -> list[dict]:
         path = self.root / RECORDS

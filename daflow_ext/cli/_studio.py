@@ -13,6 +13,7 @@ from ..flow import align, flow_scale, flow_to_image, occlusion_overlay, overlay,
 from ..frames import Video, write_video
 from ..models.pair_flow import PairFlow
 from ._estimate import Estimator
+from ._views import with_legend
 
 if TYPE_CHECKING:
     from ._restoration import Restorer
@@ -119,7 +120,11 @@ class Studio:
             captions = ("clip", "flow", "hidden in the next frame")
             film = (
                 side_by_side(
-                    [pair.image1, flow_to_image(pair.forward, scale), occlusion_overlay(pair.image1, hidden)],
+                    [
+                        pair.image1,
+                        with_legend(flow_to_image(pair.forward, scale)),
+                        occlusion_overlay(pair.image1, hidden),
+                    ],
                     captions,
                 )
                 for pair, hidden in zip(clip.pairs, clip.stacked("occluded"), strict=True)

@@ -220,7 +220,7 @@ class _Artist:
             "occlusion": "pink: occluded in the next frame",
             "trails": "points carried by the flow",
         }
-        tiles = [_with_legend(drawn[name]) if name == "wheel" else drawn[name] for name in self.panels]
+        tiles = [with_legend(drawn[name]) if name == "wheel" else drawn[name] for name in self.panels]
         frame = side_by_side(tiles, [captions[name] for name in self.panels])
         factor = _FILM_SIDE / max(frame.shape[1:])
         if factor >= 1:
@@ -237,7 +237,7 @@ def _film_panels(chosen: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(["frame", "wheel", *(name for name in chosen if name != "side")]))
 
 
-def _with_legend(picture: torch.Tensor) -> torch.Tensor:
+def with_legend(picture: torch.Tensor) -> torch.Tensor:
     """The colour wheel in the lower right corner, on white."""
     side = min(picture.shape[1:]) // 5
     if side < 16:

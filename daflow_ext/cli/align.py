@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
         **estimator.settings,
         "daflow": __version__,
     }
-    folder = RunFolder(args.output, settings, overwrite=args.overwrite)
+    folder = RunFolder(
+        args.output, settings, frames=frames, used=lambda done: done + args.radius, overwrite=args.overwrite
+    )
     _align(estimator, frames, folder, args.radius)
     preview = args.output / "preview.mp4"
     write_video(preview, _preview(frames, folder), getattr(frames, "fps", None) or 12.0)

@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     record = {
         "model": args.model,
         "input": str(args.lq),
+        "truth": str(args.flow) if args.flow else f"{args.teacher}, {args.iters} iterations on {args.hq or args.lq}",
         "layers": list(table.layers),
         "timesteps": list(table.timesteps),
         "epe_px": table.epe.tolist(),
@@ -111,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         "pixels": table.count,
         "temperature": args.temperature,
         "seed": args.seed,
+        "mode": args.mode,
     }
     args.output.mkdir(parents=True, exist_ok=True)
     with atomic_path(args.output / "zero_shot.json") as path:

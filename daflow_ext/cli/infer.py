@@ -186,7 +186,9 @@ def _run_folder(args: argparse.Namespace, outputs: _Outputs, estimator: Estimato
         **options,
         "daflow": __version__,
     }
-    return RunFolder(args.output, settings, overwrite=args.overwrite)
+    return RunFolder(
+        args.output, settings, frames=outputs.frames, used=lambda pairs: pairs + 1, overwrite=args.overwrite
+    )
 
 
 def _estimate(

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"restoration weights: {model.origin}", flush=True)
     results = {}
     for label, flow in flows.items():
-        results[label] = _restoration.run_folder(args, model, label, flow, guidance)
+        results[label] = _restoration.run_folder(args, frames, model, label, flow, guidance)
         _restoration.restore(frames, model, flow, results[label], guidance, args)
         if args.video:
             rate = getattr(frames, "fps", None) or 12.0

@@ -18,6 +18,7 @@ pytest.importorskip("diffusers", reason="DA-Flow is built on diffusers; pip inst
 from daflow_ext import DAFlowPipeline, open_frames, read_flow, read_image, write_image
 from daflow_ext.cli import infer
 from daflow_ext.cli._run_folder import RECORDS, SETTINGS, WARM
+from daflow_ext.frames import write_video
 
 FAST = ("--iters", "2")
 BOTH = ("--warm-start", "--bidirectional")
@@ -123,6 +124,35 @@ def test_options_are_one_sentence(refused, pipeline_folder, tiny_weights, clip, 
 
 
 # ---- continued runs -------------------------------------------------------------------------------------------------
+
+
+def test_other_frames_of_the_same_name_are_no_continuation(daflow, refused, tiny_weights, clip, tmp_path):
+    run = ("infer", clip, "--model", tiny_weights, "-o", tmp_path / "out", "--iters", "1")
+    assert daflow(*run)[0] == 0
+    before = contents(tmp_path / "out")
+    last = sorted(clip.iterdir())[-1]
+    write_image(last.with_name("9.png"), read_image(last))  # one more: the run grows
+    assert daflow(*run)[0] == 0
+    grown = contents(tmp_path / "out")
+    assert {name for name in grown if name.startswith("flow")} == {
+        *(name for name in before if name.startswith("flow")),
+        f"flow/{last.stem}.flo",
+    }
+    write_image(clip / "1.png", torch.zeros(3, 40, 50, dtype=torch.uint8))
+    message = refused(*run)
+    assert "holds results of another 1.png (its size has changed); give another folder, or --overwrite" in message
+    assert contents(tmp_path / "out") == grown
+    assert daflow(*run, "--overwrite")[0] == 0
+    assert contents(tmp_path / "out") != grown
+
+
+def test_another_video_of_the_same_name_is_no_continuation(daflow, refused, tiny_weights, clip, tmp_path):
+    film, frames = tmp_path / "film.mp4", [read_image(path) for path in sorted(clip.iterdir())]
+    run = ("infer", film, "--model", tiny_weights, "-o", tmp_path / "out", "--iters", "1")
+    write_video(film, frames, 10)
+    assert daflow(*run)[0] == 0
+    write_video(film, frames[:3], 10)
+    assert "holds results of another film.mp4" in refused(*run)
 
 
 @pytest.mark.parametrize("kind", ["raft", "daflow"])

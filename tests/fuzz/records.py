@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import pathlib
+import types
 from collections.abc import Callable
 
 import numpy as np
@@ -48,13 +49,18 @@ def read_mask(path: pathlib.Path) -> None:
     assert pairs._mask(path.with_name(f"{path.name}:seen"), SIZE).dtype == bool
 
 
+def _run_folder(root: pathlib.Path) -> RunFolder:
+    frames = types.SimpleNamespace(paths=[])
+    return RunFolder(root, RUN, frames=frames, used=lambda records: records)
+
+
 def warm_seeds() -> list[bytes]:
     return [safetensors.torch.save({"forward": torch.zeros(1, 2, 3, 2)}, {"next": "2"})]
 
 
 def read_warm(path: pathlib.Path) -> None:
     (path.parent / SETTINGS).write_text(json.dumps(RUN))
-    at, _ = RunFolder(path.parent, RUN).resume(1, warm_start=True)
+    at, _ = _run_folder(path.parent).resume(1, warm_start=True)
     assert at == 0  # there is no record
 
 
@@ -91,7 +97,7 @@ def read_manifest(path: pathlib.Path) -> None:
     sets.differences(manifest, manifest)
 
 
-RUN = {"frames": ["a", "b"], "model": "RAFT-small", "iters": 2}
+RUN = {"frames": ["a", "b"], "model": "RAFT-small", "iters": 2, "frame_bytes": []}
 SCORES = {"dataset": "sintel-clean", "seed": 0}
 
 
@@ -105,7 +111,7 @@ def pair_seeds() -> list[bytes]:
 
 
 def read_run(path: pathlib.Path) -> None:
-    RunFolder(path.parent, RUN).resume(2, warm_start=False)
+    _run_folder(path.parent).resume(2, warm_start=False)
 
 
 def read_pairs(path: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ import os
 import struct
 import sys
 import time
+import types
 import zipfile
 import zlib
 
@@ -181,13 +182,15 @@ def test_records_that_name_files_outside_their_folder_are_dropped(tmp_path):
     """--overwrite removes what the records name."""
     from daflow_ext.cli._run_folder import RECORDS, SETTINGS, RunFolder
 
+    frames = {"frames": types.SimpleNamespace(paths=[]), "used": lambda records: records}
+
     (tmp_path / "precious").write_text("x")
     run = tmp_path / "run"
     run.mkdir()
     (run / SETTINGS).write_text("{}")
     for name in ("../precious", str(tmp_path / "precious")):
         (run / RECORDS).write_text(f'{{"files": {{"flow": "{name}"}}}}\n')
-        assert RunFolder(run, {}).records == []
-        RunFolder(run, {}, overwrite=True)
+        assert RunFolder(run, {}, **frames).records == []
+        RunFolder(run, {}, **frames, overwrite=True)
         assert (tmp_path / "precious").exists()
         (run / SETTINGS).write_text("{}")
