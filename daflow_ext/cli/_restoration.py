@@ -70,7 +70,7 @@ def load(args: argparse.Namespace) -> Restorer:
     if name == "tiny":
         origin = "tiny, an untrained toy: the result means nothing"
     elif not path.exists() and (registry.SHIPPED / name).is_dir():
-        origin = f"{name}, which comes with the package"
+        origin = f"{name}, which comes with the package, trained for its features: its frames are worse than the input"
     return Restorer(
         loop, pipe, f"{origin} ({millions:.1f} M parameters)", model_identity(types.SimpleNamespace(components=parts))
     )

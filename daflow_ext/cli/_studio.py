@@ -100,12 +100,17 @@ class Studio:
         self.limits, self.folder = limits, folder
         self._kept: tuple[tuple, _Clip] | None = None
         self._restorer: Restorer | None = None
-        self._lock, self._numbers = threading.Lock(), itertools.count()
+        self._lock, self._numbers = threading.RLock(), itertools.count()
         self._ended = threading.Event()
 
     def end(self) -> None:
-        """Stop what is being worked on, at the next pair or chunk."""
+        """Stop what is being worked on, at the next pair or chunk, and wait for that.
+
+        A thread that is still in C++ code when Python ends would abort the process.
+        """
         self._ended.set()
+        with self._lock:
+            pass
 
     def _report(self, progress: Progress, share: float, what: str) -> None:
         if self._ended.is_set():

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -155,17 +156,28 @@ def test_the_page_answers_and_works(studio, film):
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
-def test_the_folder_is_gone_when_the_app_ends(tiny_weights, tmp_path):
+@pytest.mark.slow
+def test_the_folder_is_gone_when_the_app_ends(tiny_weights, film, tmp_path):
+    """In the middle of its work, too."""
     pytest.importorskip("gradio", reason='the page is built on gradio; pip install "daflow_ext[app]"')
+    from gradio_client import Client, handle_file
+
     code = "import sys; from daflow_ext.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "app", "--model", str(tiny_weights), "--iters", "1"]
+    command = [sys.executable, "-c", code, "app", "--model", str(tiny_weights), "--iters", "50"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:")
         assert [path.name for path in tmp_path.glob("daflow_app_*")]
+        client = Client(address, verbose=False, download_files=str(tmp_path / "client"))
+        job = client.submit(handle_file(str(film)), api_name="/flow")
+        while job.status().code.name != "PROGRESS":  # a pair is done, the next is being worked on
+            assert not job.done()
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
     finally:
         process.kill()
     assert not list(pathlib.Path(tmp_path).glob("daflow_app_*"))

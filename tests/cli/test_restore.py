@@ -146,7 +146,8 @@ def test_shipped_weights_are_used_without_being_named(daflow, pipeline_folder, c
     monkeypatch.setattr(registry, "SHIPPED", tmp_path / "weights")
     code, text, err = daflow("restore", clip, "--flow", "daflow", "-o", tmp_path / "out", *FAST)
     assert (code, err) == (0, "")
-    assert text.startswith("restoration weights: daflow-tiny, which comes with the package (")
+    assert text.startswith("restoration weights: daflow-tiny, which comes with the package, trained for its features: ")
+    assert "its frames are worse than the input (" in text.splitlines()[0]
     daflow("restore", clip, "--model", pipeline_folder, "--flow", "daflow", "-o", tmp_path / "same", *FAST)
     assert pngs(tmp_path / "out") == pngs(tmp_path / "same")
 
