@@ -1,6 +1,7 @@
 # Each target does its own set-up: on a fresh machine nothing else has to be typed.
 #   make demo    flow on a short clip, ends with the path of an HTML page   (WEIGHTS=file.pth for other weights)
 #   make test    the test suite                                             (ARGS="-k corr" to choose tests)
+#   make extras  the tests of optional packages (gradio, peft, TensorBoard, torchvision), in build/extras
 #   make gpu     on a machine with an NVIDIA GPU: build, check, time; writes benchmarks/results/<gpu>-<date>.jsonl
 #   make bench   the benchmarks on this CPU
 #   make sanitize  CPU kernels, renderer and readers under AddressSanitizer and UndefinedBehaviorSanitizer, in build/sanitize
@@ -15,9 +16,15 @@ BIN := $(VENV)/bin
 # Test processes, one thread each: small tensors gain nothing from more threads.
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
+# An environment on top of the first one; torchvision lies in a folder that only its tests look into, see
+# tests/with_torchvision.py. Its version is the one of the torch in requirements.txt.
+EXTRAS := build/extras
+EXTRA_TESTS := tests/cli/test_app.py tests/train/test_lift.py tests/train/test_trainer.py tests/models/test_weights.py \
+  tests/docs/test_example_files.py
+
 NATIVE := setup.py CMakeLists.txt pyproject.toml $(shell find _build csrc kernels/cuda -type f -not -name '*.pyc' | sort)
 
-.PHONY: demo test gpu bench sanitize docs lint clean
+.PHONY: demo test extras gpu bench sanitize docs lint clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.packages: requirements.txt
@@ -34,6 +41,19 @@ demo: $(VENV)/.built
 
 test: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+$(EXTRAS)/.packages: requirements-extras.txt $(VENV)/.built
+	$(BIN)/python -m venv $(EXTRAS)
+	site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  echo "import site; site.addsitedir('$$site')" > "$$(echo $(EXTRAS)/lib/python*/site-packages)/base.pth"
+	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt
+	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(EXTRAS)/torchvision torchvision==0.28.0
+	touch $@
+
+extras: $(EXTRAS)/.packages
+	TORCHVISION=$(CURDIR)/$(EXTRAS)/torchvision OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m pytest -q --runslow \
+	  -k "app or lora or adapters or tensorboard or torchvision" $(EXTRA_TESTS)
 
 bench: $(VENV)/.built
 	$(BIN)/python -m benchmarks.run $(ARGS)

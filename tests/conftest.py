@@ -1,6 +1,9 @@
 """Fixtures and options shared by all tests."""
 
+import importlib.util
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -36,6 +39,21 @@ def shared() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"real data and goldens are not at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def with_torchvision():
+    """with_torchvision(code): what the code prints, in a process where torchvision can be imported."""
+    if "TORCHVISION" not in os.environ and importlib.util.find_spec("torchvision") is None:
+        pytest.skip("no torchvision; `make extras` has one, or pip install torchvision")
+
+    def run(code: str) -> str:
+        command = [sys.executable, str(ROOT / "tests/with_torchvision.py"), code]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -54,12 +54,12 @@ def test_ptlflow_model(capsys):
     assert "get_corr_block" in capsys.readouterr().out or importlib.util.find_spec("ptlflow") is not None
 
 
-def test_torchvision_raft():
-    try:
-        importlib.import_module("torchvision.models.optical_flow")
-    except Exception as error:  # a torchvision of another torch fails in many ways
-        pytest.skip(f"torchvision cannot be imported: {error}")
-    assert _example("torchvision_raft").main([]) < 1e-3
+@pytest.mark.slow
+def test_torchvision_raft(with_torchvision):
+    said = with_torchvision(
+        "import runpy; example = runpy.run_path('docs/examples/torchvision_raft.py'); print(example['main']([]))"
+    )
+    assert float(said.splitlines()[-1]) < 1e-3
 
 
 def test_diffusers_pipeline():

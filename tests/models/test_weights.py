@@ -42,6 +42,30 @@ def test_round_trip(model, naming, suffix, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_torchvision_takes_our_weights_and_gives_our_flow(with_torchvision, size):
+    """Strictly loaded by its own class, and back; its images are in [-1, 1]."""
+    code = f"""
+import torch
+from torchvision.models.optical_flow import raft_{size}
+from daflow_ext import RAFT
+from daflow_ext.models import names
+torch.manual_seed(0)
+ours, theirs = RAFT(small={size == "small"}).eval(), raft_{size}().eval()
+theirs.load_state_dict(names.to_torchvision(ours.state_dict()), strict=True)
+image1, image2 = torch.rand(2, 1, 3, 136, 168, generator=torch.Generator().manual_seed(1))
+with torch.no_grad():
+    flow = ours(255 * image1, 255 * image2, iters=4, test_mode=True)[1]
+    print((theirs(2 * image1 - 1, 2 * image2 - 1, num_flow_updates=4)[-1] - flow).abs().max().item(), flow.std().item())
+back = names.from_torchvision(theirs.state_dict(), ours.state_dict())
+assert back.keys() == ours.state_dict().keys()
+assert all(torch.equal(back[name], tensor) for name, tensor in ours.state_dict().items())
+"""
+    difference, spread = map(float, with_torchvision(code).split())
+    assert difference < 1e-3 < 0.1 < spread
+
+
 def test_torchvision_names(model):
     """torchvision's raft_small / raft_large: as many parameters, under the names of its module tree."""
     state = names.to_torchvision(model.state_dict())
