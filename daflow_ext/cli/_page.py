@@ -8,7 +8,7 @@ from ..flow import Report
 def check_page_name(path: pathlib.Path | None) -> None:
     """Raise ValueError, before anything is computed, where ``--report`` names no HTML file."""
     if path is not None and path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--report {path} is an HTML page; expected a name ending in .html")
+        raise ValueError(f"--report writes an HTML page; expected a name ending in .html, got {path}")
     if path is not None and path.is_dir():
         raise ValueError(f"--report {path} is a folder, a file was expected")
 

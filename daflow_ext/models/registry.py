@@ -108,8 +108,8 @@ def get_model(name_or_path: str | os.PathLike, *, pretrained: bool = True, **opt
         if not (SHIPPED / name).is_dir():
             origin = next(model.weights for model in _MODELS if model.name == name)
             raise FileNotFoundError(
-                f"no weights of {name} come with the package ({origin}); give their path instead of the name "
-                "(in Python, pretrained=False gives random ones)"
+                f"no weights of {name} come with the package, but there are {origin}; give the path of one instead "
+                "of the name (in Python, pretrained=False gives random ones)"
             )
         return _from_files(SHIPPED / name, options)
     if name.startswith("raft-"):

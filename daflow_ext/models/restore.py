@@ -87,7 +87,8 @@ def restore_video(
     if len(window) == 2:
         yield walk.chunk(chunk, window, flows)
     elif count < 2:
-        raise ValueError(f"the video holds {count} frame(s), restoring it needs at least two")
+        source = getattr(frames, "source", "the video")
+        raise ValueError(f"{source} holds {count} frame(s), restoring it needs at least two")
 
 
 class _Walk:

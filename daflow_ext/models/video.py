@@ -81,7 +81,8 @@ def estimate_video(
     if len(window) == 2:  # an even number of frames: the last one stands for the missing third
         yield from walk.chunk([*window, window[-1]], index, latents, pairs=1)
     elif first is None or (not start and index == 0):
-        raise ValueError(f"the video holds {len(window)} frame(s), optical flow needs at least two")
+        source = getattr(frames, "source", "the video")
+        raise ValueError(f"{source} holds {len(window)} frame(s), optical flow needs at least two")
 
 
 class _Walk:

@@ -130,7 +130,10 @@ def test_truth_without_a_known_pixel_is_refused(clip, tmp_path, capsys):
         ([], "give the truth by --flow DIR or by --teacher WEIGHTS"),
         (["--flow", "nowhere", "--layers", "9"], "--layers (9,) are outside 0..5"),
         (["--flow", "nowhere", "--frames", "1"], "--frames at least 2, got 1 and 1"),
-        (["--flow", "nowhere", "--report", "a.pdf"], "--report a.pdf is an HTML page; expected a name ending in .html"),
+        (
+            ["--flow", "nowhere", "--report", "a.pdf"],
+            "--report writes an HTML page; expected a name ending in .html, got a.pdf",
+        ),
         (["--flow", "nowhere", "--clips", "0"], "--clips must be at least 1, got 0"),
         (["--flow", "nowhere", "--temperature", "0"], "temperature must be > 0, got 0.0"),
     ],

@@ -34,6 +34,11 @@ def test_help_of_infer_states_units_direction_and_format(daflow):
         assert word in out
 
 
+def test_without_a_verb_it_lists_them(daflow):
+    code, out, err = daflow()
+    assert (code, out, err) == (2, daflow("--help")[1], "")
+
+
 def test_version_and_list(daflow):
     assert daflow("--version") == (0, f"daflow {__version__}\n", "")
     code, out, _ = daflow("--help")
@@ -44,7 +49,6 @@ def test_version_and_list(daflow):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "required: VERB"),
         (("fly",), "invalid choice: 'fly'"),
         (("infer", "a.png", "--weights", "w", "--model", "m"), "not allowed with argument --weights"),
         (("infer", "a.png", "--weights", "w", "--format", "gif"), "invalid choice: 'gif'"),

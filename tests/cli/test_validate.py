@@ -132,7 +132,7 @@ def test_precomputed_frames_are_a_level(root, tmp_path, capsys):
         (["--degrade", "9"], "no degradation '9'; expected a level 1..5"),
         (["--option", "camera=left"], "--option camera=left: sintel takes none, as NAME=VALUE"),
         (["--split", "val"], "split must be one of training, test, got 'val'"),
-        (["--report", "page.png"], "--report page.png is an HTML page; expected a name ending in .html"),
+        (["--report", "page.png"], "--report writes an HTML page; expected a name ending in .html, got page.png"),
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--lq-window", "some"], "--lq-window must be a number or 'sequence', got 'some'"),
         (["--model", "zero"], "two models are called 'zero'"),

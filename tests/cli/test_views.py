@@ -193,7 +193,7 @@ def test_frames_are_read_one_at_a_time(tmp_path):
                                   "trails, got 'arow'"),
         (("--viz", "confidence"), "--viz confidence needs flow in both directions; add --bidirectional"),
         (("--video", "a.gif"), "cannot write a.gif as a video; expected a name ending in .mp4, .mov, .mkv"),
-        (("--report", "a.png"), "--report a.png is an HTML page; expected a name ending in .html"),
+        (("--report", "a.png"), "--report writes an HTML page; expected a name ending in .html, got a.png"),
         (("--fps", "25"), "--fps must be positive and goes with --video, got 25.0"),
         (("--video", "a.mp4", "--fps", "0"), "--fps must be positive and goes with --video, got 0.0"),
         (("--viz-max-flow", "0"), "--max-flow must be a positive number of pixels, got 0.0"),
