@@ -151,6 +151,7 @@ def test_the_shipped_model_is_analysed_unless_another_is_named(clip, tmp_path):
     assert main(["analyze", str(clip), *arguments]) == 0
     record = json.loads((tmp_path / "o/zero_shot.json").read_text())
     assert record["model"] == "daflow-tiny"
+    assert record["truth"] == f"raft-tiny-lq, 1 iterations on {clip}"
     assert record["layers"] == list(range(8))
 
 
