@@ -106,7 +106,12 @@ def _flow_model(source: str, args: argparse.Namespace) -> Estimator:
 
 
 def run_folder(
-    args: argparse.Namespace, frames, model: Restorer, label: str, flow: Estimator | None, guidance: GuidanceSettings
+    args: argparse.Namespace,
+    frames: Frames,
+    model: Restorer,
+    label: str,
+    flow: Estimator | None,
+    guidance: GuidanceSettings,
 ) -> RunFolder:
     """The record of one result in OUT; what an earlier run of the same settings finished is kept."""
     identity = None

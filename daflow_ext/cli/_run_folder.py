@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..frames import Frames
 from ..frames._files import atomic_path, json_object
 
 SETTINGS, RECORDS, WARM = "run.json", "pairs.jsonl", "warm_start.safetensors"
@@ -37,11 +38,11 @@ class RunFolder:
         root: pathlib.Path,
         settings: Mapping[str, object],
         *,
-        frames,
+        frames: Frames,
         used: Callable[[int], int],
         overwrite: bool = False,
     ):
-        files = frames.paths if hasattr(frames, "paths") else [frames.path]
+        files = frames.paths
         self.root, self.settings = root, json.loads(json.dumps(settings))
         self.settings[_SIZES] = [path.stat().st_size for path in files]
         self.records: list[dict] = []

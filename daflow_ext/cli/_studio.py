@@ -78,6 +78,10 @@ class _Frames(list[torch.Tensor]):
 
     source = "the clip"
 
+    def __init__(self, frames: Iterable[torch.Tensor] = ()):
+        super().__init__(frames)
+        self.paths: list[pathlib.Path] = []
+
     @property
     def length(self) -> int:
         return len(self)

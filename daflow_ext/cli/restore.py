@@ -10,7 +10,7 @@ import torch
 
 from .._extras import require_diffusers
 from ..flow.metrics import lpips, psnr
-from ..frames import Frames, open_frames, write_video
+from ..frames import Frames, ImageSequence, open_frames, write_video
 from ..frames._files import atomic_path
 from ..models.registry import DEFAULT_MODEL
 from ._estimate import add_model_arguments
@@ -163,7 +163,7 @@ def _truth(args: argparse.Namespace, frames: Frames) -> Frames:
     if args.lpips:
         lpips(blank, blank, weights=None if args.lpips is True else args.lpips)
     truth = open_frames(args.truth)
-    if hasattr(frames, "paths") and hasattr(truth, "paths") and frames.length != truth.length:
+    if isinstance(frames, ImageSequence) and isinstance(truth, ImageSequence) and frames.length != truth.length:
         raise ValueError(f"{args.truth} holds {truth.length} frames, {frames.source} {frames.length}")
     return truth
 

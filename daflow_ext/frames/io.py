@@ -133,7 +133,7 @@ class ImageSequence:
     """Image files as frames, read one at a time.
 
     Attributes:
-        source: what error messages call it. length: number of frames.
+        source: what error messages call it. length: number of frames. paths: their files.
     Yields uint8 [3, H, W]; a frame whose size differs from the first raises ValueError naming the file.
     """
 
@@ -180,10 +180,12 @@ class Frames(Protocol):
     """Frames of one size, read one at a time, as often as wanted: iterated for uint8 [3, H, W] RGB.
 
     Attributes:
-        source: what messages call them. length: for a video what its header says; None if it says nothing.
+        source: what messages call them. paths: the files they are in, if any. length: for a video what its
+        header says; None if it says nothing.
     """
 
     source: str
+    paths: list[pathlib.Path]
 
     @property
     def length(self) -> int | None: ...

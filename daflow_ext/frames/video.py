@@ -18,6 +18,7 @@ class Video:
     Attributes:
         source: the path. length: the number of frames that the header states or lets us estimate, None if neither;
         some files (variable rate, AVI with dropped frames) hold fewer. fps: mean frames per second, None if unstated.
+        paths: that one file.
     Yields uint8 [3, H, W] RGB frames. A damaged or truncated file yields every whole frame and then raises ValueError
     that names the file and the frame.
 
@@ -29,7 +30,7 @@ class Video:
     def __init__(self, path: str | os.PathLike):
         import av  # here and below: imported where used, it costs a tenth of a second
 
-        self.path = existing_file(path)
+        self.paths = [existing_file(path)]
         self.source = str(path)
         try:
             with self._open() as container:
@@ -59,7 +60,7 @@ class Video:
 
     def name(self, index: int) -> str:
         """The name that files made from frame ``index`` get."""
-        return f"{self.path.stem}_{index:06d}"
+        return f"{self.paths[0].stem}_{index:06d}"
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         with self._open() as container:
