@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
@@ -13,12 +14,13 @@ from ..features.dense_head import TOKEN_STRIDE
 from ..features.encoder import ResidualBlock
 from ..features.fuse import HybridFeatures
 from ..features.strict_loading import StrictLoadingMixin
-from .raft import RAFT, whole_number
+from .raft import RAFT, STRIDE, whole_number
 
 CORRELATIONS = ("concat", "sum")
 FEATURES = ("query_key", "tokens")
 
 Taps = Mapping[int, torch.Tensor] | Sequence[torch.Tensor]
+Features = tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor, torch.Tensor]
 
 
 class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
@@ -38,6 +40,8 @@ class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
             encoders' maps plus ``gate`` times that of the heads' maps, each over the root of its own channels.
         match_channels, context_channels: of the heads (c and c' of the paper, which does not state them).
         head_channels, tap_channels, scales: of the DPT heads, see :class:`daflow_ext.features.dense_head.DenseHead`.
+        coarse_start: in test mode begin at the flow between frames of half the size, found with half as many
+            iterations, where no ``flow_init`` is given. It reaches motion larger than the network was trained on.
     Raises:
         ValueError: arguments that do not fit together.
     Source: DA-Flow (arXiv 2603.23499), section 4.4; RAFT (Teed & Deng, ECCV 2020, arXiv 2003.12039).
@@ -60,6 +64,7 @@ class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
         head_channels: int = 256,
         tap_channels: tuple[int, ...] | None = (256, 512, 1024, 1024),
         scales: tuple[float, ...] = (1, 1, 2, 2),
+        coarse_start: bool = False,
     ):
         super().__init__()
         for name, value, known in (("correlation", correlation, CORRELATIONS), ("features", features, FEATURES)):
@@ -170,13 +175,33 @@ class DAFlow(StrictLoadingMixin, ModelMixin, ConfigMixin):
         """
         whole_number("iters", iters, 1)
         image1, image2 = self.raft.frames(image1, image2, check_range)
-        fmaps1, fmaps2, net, inp = self.features(image1, image2, queries, keys)
+        features = self.features(image1, image2, queries, keys)
+        if flow_init is None and test_mode and self.config.coarse_start:
+            flow_init = self._coarse_flow(image1, image2, queries, keys, max(1, iters // 2))
+        return self._refine(features, iters, flow_init, upsample, test_mode)
+
+    def _refine(
+        self, features: Features, iters: int, flow_init: torch.Tensor | None, upsample: bool, test_mode: bool
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, torch.Tensor | None]:
+        fmaps1, fmaps2, net, inp = features
         corr_block = self.correlation(fmaps1, fmaps2, lookups=iters)
         return self.raft.refine(corr_block, net, inp, iters, flow_init, upsample, test_mode)
 
-    def features(
-        self, image1: torch.Tensor, image2: torch.Tensor, queries: Taps, keys: Taps
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    def _coarse_flow(
+        self, image1: torch.Tensor, image2: torch.Tensor, queries: Taps, keys: Taps, iters: int
+    ) -> torch.Tensor:
+        """Flow found at half the size, [B, 2, H / 8, W / 8] in pixels of that grid; images in [-1, 1]."""
+        grid = _token_grid(image1)
+        coarse = (
+            [_halved_tokens(tap, grid) for tap in self._in_order(name, side, image1)]
+            for name, side in (("queries", queries), ("keys", keys))
+        )
+        features = self.features(_halved_image(image1), _halved_image(image2), *coarse)
+        flow: Any = self._refine(features, iters, None, upsample=True, test_mode=True)[1]
+        rows, columns = (side // STRIDE for side in image1.shape[-2:])
+        return F.avg_pool2d(flow, STRIDE // 2)[..., :rows, :columns] * (2 / STRIDE)
+
+    def features(self, image1: torch.Tensor, image2: torch.Tensor, queries: Taps, keys: Taps) -> Features:
         """Hybrid features of both frames, hidden state and hybrid context of the first.
 
         Shapes:
@@ -232,6 +257,18 @@ def _token_grid(image: torch.Tensor) -> tuple[int, int]:
             f"pad them with daflow_ext.InputPadder(multiple={TOKEN_STRIDE})"
         )
     return height // TOKEN_STRIDE, width // TOKEN_STRIDE
+
+
+def _halved_tokens(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Means over 2 x 2 tokens, fewer at an odd border: [B, T, C] to [B, T', C]."""
+    maps = tokens.unflatten(1, grid).movedim(-1, 1)
+    return F.avg_pool2d(maps, 2, ceil_mode=True).flatten(2).transpose(1, 2)
+
+
+def _halved_image(image: torch.Tensor) -> torch.Tensor:
+    """Means over 2 x 2 pixels; border pixels are repeated up to whole tokens."""
+    half = F.avg_pool2d(image, 2)
+    return F.pad(half, (0, -half.shape[-1] % TOKEN_STRIDE, 0, -half.shape[-2] % TOKEN_STRIDE), mode="replicate")
 
 
 def _named_once(raft: RAFT) -> RAFT:
