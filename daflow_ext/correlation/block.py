@@ -12,8 +12,8 @@ from . import memory as memory_choice
 
 MEMORY = ("auto", "volume", "on_the_fly")
 
-# Bytes of a map that the CPU reads in the caller's layout: a copy of a larger one saves a fifteenth of the time of
-# twelve lookups (135 x 240, 256 channels, float32); of smaller ones it saves little, and is much of the memory.
+# Bytes of a map that the CPU reads in the caller's layout: a copy of a larger one saves a fiftieth of the time of
+# twelve lookups (135 x 240, 256 channels, float32); of smaller ones it saves nothing, and is much of the memory.
 _READ_AS_IT_IS = 16 << 20
 
 
