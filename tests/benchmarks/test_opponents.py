@@ -69,3 +69,26 @@ def test_importable_opponents_are_measured(modules, monkeypatch):
     (record,) = corr_block.unmoved_records(GRID, "cpu")
     assert record.unit == "x spatial-correlation-sampler"
     assert record.value > 0
+
+
+def test_torchvision_of_another_torch_build_is_imported(tmp_path, monkeypatch):
+    """Its package refuses operators that do not exist, as PyTorch's registry does."""
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import torch\n"
+        "for name in ('nms', 'qnms'):\n"
+        "    torch.library.register_fake(f'torchvision::{name}', lambda boxes: boxes)\n"
+    )
+    (package / "raft.py").write_text("CorrBlock = 'theirs'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(opponents, "_named", [])
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    try:
+        assert opponents._load_torchvision("torchvision.raft").CorrBlock == "theirs"
+    finally:
+        for library in opponents._named:
+            library._destroy()
+        for name in ("torchvision.raft", "torchvision"):
+            sys.modules.pop(name, None)
