@@ -15,6 +15,9 @@ import pytest
 import torch
 
 from daflow_ext import read_flow, read_image, write_flow
+from daflow_ext.cli._run_folder import SETTINGS, WARM, RunFolder
+from daflow_ext.datasets import tartanair
+from daflow_ext.evaluate import pseudo, submit
 from daflow_ext.models import weights
 from tests.fuzz import campaign
 from tests.fuzz.readers import READERS, Reader
@@ -97,8 +100,9 @@ def test_npz_that_repeats_its_member(tmp_path):
 def test_npy_whose_header_claims_four_gigabytes(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b"{'descr': '<f4'}")
     before = campaign._memory("VmPeak")
-    with pytest.raises(ValueError, match=r"a.npy holds no NumPy array"):
-        read_flow(tmp_path / "a.npy")
+    for read in (read_flow, lambda path: tartanair._codes(path, (6, 5))):
+        with pytest.raises(ValueError, match=r"a.npy holds no NumPy array"):
+            read(tmp_path / "a.npy")
     assert campaign._memory("VmPeak") - before < 2**28
 
 
@@ -194,3 +198,16 @@ def test_records_that_name_files_outside_their_folder_are_dropped(tmp_path):
         RunFolder(run, {}, **frames, overwrite=True)
         assert (tmp_path / "precious").exists()
         (run / SETTINGS).write_text("{}")
+
+
+def test_damaged_states_are_named(tmp_path):
+    """AttributeError, KeyError and SafetensorError before."""
+    (tmp_path / SETTINGS).write_text("{}")
+    for name, read, damaged in (
+        ("submission.json", lambda path: submit._claim(path, {}), b"[]"),
+        ("pseudo.json", lambda path: pseudo._check_settings(path, {"a": 1}), b"[" * 5000),
+        (WARM, lambda path: RunFolder(tmp_path, {}).resume(1, warm_start=True), b"\x08"),
+    ):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=name):
+            read(tmp_path / name)
