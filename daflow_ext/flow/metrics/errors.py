@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 AGGREGATES = ("pixel", "image")
+"""The two means: over all pixels of a data set, over the means of its images."""
 WAUC_STEPS = 100
 WAUC_LIMIT = 5.0
 """Pixels: WAUC counts errors up to this length, in :data:`WAUC_STEPS` steps with linearly falling weights."""

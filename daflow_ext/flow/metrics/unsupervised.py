@@ -9,6 +9,7 @@ from .errors import epe as _epe
 from .errors import fl_all, outlier_rate
 
 ROBUSTNESS = ("robustness_epe", "robustness_1px", "robustness_fl")
+"""RobustSpring's scores between two predictions."""
 
 
 def forward_backward_error(
