@@ -49,9 +49,10 @@ def read_mask(path: pathlib.Path) -> None:
     assert pairs._mask(path.with_name(f"{path.name}:seen"), SIZE).dtype == bool
 
 
-def _run_folder(root: pathlib.Path) -> RunFolder:
+def run_folder(root: pathlib.Path, settings: dict, **options) -> RunFolder:
+    """Of frames without files."""
     frames = types.SimpleNamespace(paths=[])
-    return RunFolder(root, RUN, frames=frames, used=lambda records: records)
+    return RunFolder(root, settings, frames=frames, used=lambda records: records, **options)
 
 
 def warm_seeds() -> list[bytes]:
@@ -60,7 +61,7 @@ def warm_seeds() -> list[bytes]:
 
 def read_warm(path: pathlib.Path) -> None:
     (path.parent / SETTINGS).write_text(json.dumps(RUN))
-    at, _ = _run_folder(path.parent).resume(1, warm_start=True)
+    at, _ = run_folder(path.parent, RUN).resume(1, warm_start=True)
     assert at == 0  # there is no record
 
 
@@ -111,7 +112,7 @@ def pair_seeds() -> list[bytes]:
 
 
 def read_run(path: pathlib.Path) -> None:
-    _run_folder(path.parent).resume(2, warm_start=False)
+    run_folder(path.parent, RUN).resume(2, warm_start=False)
 
 
 def read_pairs(path: pathlib.Path) -> None:

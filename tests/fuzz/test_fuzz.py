@@ -5,7 +5,6 @@ import os
 import struct
 import sys
 import time
-import types
 import zipfile
 import zlib
 
@@ -15,12 +14,13 @@ import pytest
 import torch
 
 from daflow_ext import read_flow, read_image, write_flow
-from daflow_ext.cli._run_folder import SETTINGS, WARM, RunFolder
+from daflow_ext.cli._run_folder import RECORDS, SETTINGS, WARM
 from daflow_ext.datasets import tartanair
 from daflow_ext.evaluate import pseudo, submit
 from daflow_ext.models import weights
 from tests.fuzz import campaign
 from tests.fuzz.readers import READERS, Reader
+from tests.fuzz.records import run_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -184,18 +184,14 @@ def test_a_pickle_with_a_long_name_claims_no_memory(tmp_path):
 
 def test_records_that_name_files_outside_their_folder_are_dropped(tmp_path):
     """--overwrite removes what the records name."""
-    from daflow_ext.cli._run_folder import RECORDS, SETTINGS, RunFolder
-
-    frames = {"frames": types.SimpleNamespace(paths=[]), "used": lambda records: records}
-
     (tmp_path / "precious").write_text("x")
     run = tmp_path / "run"
     run.mkdir()
     (run / SETTINGS).write_text("{}")
     for name in ("../precious", str(tmp_path / "precious")):
         (run / RECORDS).write_text(f'{{"files": {{"flow": "{name}"}}}}\n')
-        assert RunFolder(run, {}, **frames).records == []
-        RunFolder(run, {}, **frames, overwrite=True)
+        assert run_folder(run, {}).records == []
+        run_folder(run, {}, overwrite=True)
         assert (tmp_path / "precious").exists()
         (run / SETTINGS).write_text("{}")
 
@@ -206,7 +202,7 @@ def test_damaged_states_are_named(tmp_path):
     for name, read, damaged in (
         ("submission.json", lambda path: submit._claim(path, {}), b"[]"),
         ("pseudo.json", lambda path: pseudo._check_settings(path, {"a": 1}), b"[" * 5000),
-        (WARM, lambda path: RunFolder(tmp_path, {}).resume(1, warm_start=True), b"\x08"),
+        (WARM, lambda path: run_folder(tmp_path, {}).resume(1, warm_start=True), b"\x08"),
     ):
         (tmp_path / name).write_bytes(damaged)
         with pytest.raises(ValueError, match=name):
