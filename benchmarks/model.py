@@ -19,7 +19,7 @@ def records(quick: bool, device: str) -> Iterator[timing.Record]:
     height = 128 if quick else HEIGHT
     generator = torch.Generator().manual_seed(0)
     images = [255 * torch.rand(1, 3, height, WIDTH, generator=generator).to(device) for _ in range(2)]
-    ways = candidates(device)
+    ways = candidates(device, compiled=not quick)
     with torch.inference_mode():
         truth = ways["plain"](*images, 2)[1]
         for name, way in ways.items():
@@ -38,11 +38,19 @@ def records(quick: bool, device: str) -> Iterator[timing.Record]:
         )
 
 
-def candidates(device: str) -> dict[str, Callable]:
-    """``way(image1, image2, iters)`` -> flow on the grid, flow of the image; one set of weights."""
+def candidates(device: str, compiled: bool = False) -> dict[str, Callable]:
+    """``way(image1, image2, iters)`` -> flow on the grid, flow of the image; one set of weights.
+
+    Args:
+        compiled: also with the update block through torch.compile, which takes most of a minute on a CPU.
+    """
     torch.manual_seed(0)
     models = {memory: RAFT(memory=memory).eval().to(device) for memory in ("on_the_fly", "volume")}
-    models["volume"].load_state_dict(models["on_the_fly"].state_dict())
+    if compiled:
+        models["update block compiled"] = RAFT(memory="on_the_fly").eval().to(device)
+        models["update block compiled"].update_block.compile()
+    for model in models.values():
+        model.load_state_dict(models["on_the_fly"].state_dict())
     ways = {name: lambda *args, model=model: model(*args, test_mode=True) for name, model in models.items()}
     ways["plain"] = PlainRAFT(models["on_the_fly"]).eval()
     ways["plain, upsampled once"] = PlainRAFT(models["on_the_fly"], every_step=False).eval()
