@@ -13,25 +13,37 @@ constexpr int kGradTile = 8;       // queries of a tile: their sums and the pixe
 constexpr int64_t kChunk = 16384;  // bytes of fmap1 that scatter_gather goes over with every target of its tile
 static_assert(kGradTile >= kScatterTile && kGradTile <= kMaxTile);
 
+// A value per tap of every window of a tile, [row][query][stride]. Vectors may read past a row, into a gap of zeros of
+// fresh scratch that is never written, or the `lanes` elements after the last.
+template <class A>
+struct TapRows {
+  A* data;
+  int64_t rows, length, stride;
+
+  TapRows(A* memory, int64_t rows, int64_t length)
+      : data(memory), rows(rows), length(length), stride(round_up<int64_t>(length, lanes<A>) + lanes<A>) {}
+  A* row(int q, int64_t i) const { return data + (i * kGradTile + q) * stride; }
+  A* end() const { return row(0, rows) + lanes<A>; }
+};
+
 // Scratch of a thread. A row of `grads` starts with a zero; sums has a spare row.
 template <class A>
 struct Scratch {
   TapRows<A> taps, weights, grads;
+  PartialRow<A> partial;
   int64_t sum_stride;
   A* sums;  // [kGradTile + 1, channels]
 
   Scratch(const CorrLookup& op, void* memory)
-      : taps(static_cast<A*>(memory), kGradTile, op.window_y() + 1, op.window_x() + 1, lanes<A>, op.window_y() + 1),
-        weights(taps),
-        grads(taps),
-        sum_stride(round_up<int64_t>(op.channels, lanes<A>)) {
-    weights.data = taps.data + taps.size();
-    grads.data = weights.data + taps.size();
-    sums = grads.data + taps.size();
-  }
+      : taps(static_cast<A*>(memory), op.window_y() + 1, op.window_x() + 1),
+        weights(taps.end(), taps.rows, taps.length),
+        grads(weights.end(), taps.rows, taps.length),
+        partial(grads.end(), taps.length),
+        sum_stride(round_up<int64_t>(op.channels, lanes<A>)),
+        sums(partial.end()) {}
   static int64_t bytes(const CorrLookup& op) {
     const Scratch start(op, nullptr);
-    return static_cast<int64_t>(sizeof(A)) * (3 * start.taps.size() + (kGradTile + 1) * start.sum_stride);
+    return reinterpret_cast<intptr_t>(start.sums + (kGradTile + 1) * start.sum_stride);
   }
   void clear_sums() const {
     for (int64_t i = 0; i < (kGradTile + 1) * sum_stride; ++i) sums[i] = 0;
@@ -51,6 +63,23 @@ void read_grads(const CorrLookup& op, const QueryTensor& grad, int level, int64_
         const int64_t k = level * op.window() + (op.x_slow ? int64_t(j) * ny + i : int64_t(i) * nx + j);
         const auto* const run = data + k * grad.stride_k;
         for (int q = 0; q < count; ++q) grads.row(q, i)[1 + j] = scale * static_cast<A>(widen(run[q * grad.stride_x]));
+      }
+  });
+}
+
+// taps[q][i][j] = <fmap1 of query q, pixel (i, j) of its window>, zero outside.
+template <class E, class A = accumulate_t<E>>
+void tile_taps(const E* fmap1, int64_t stride1, const LevelView<E>& level, const Window<A>* windows, int count,
+               int64_t channels, const Scratch<A>& scratch) {
+  constexpr int L = lanes<A>;
+  const int rows = static_cast<int>(scratch.taps.rows);
+  tile_products<Widened<E>>(fmap1, stride1, level, windows, count, rows, channels, scratch.partial, [&](int i) {
+    for (int q = 0; q < count; ++q)
+      for (int64_t j = 0; j < scratch.taps.length; j += L) {
+        Vector<A> parts[L];
+#pragma GCC unroll 16
+        for (int k = 0; k < L; ++k) parts[k] = load(scratch.partial.at(q, j + k));
+        store(scratch.taps.row(q, i) + j, sums_of_lanes<A>(parts));
       }
   });
 }
@@ -135,7 +164,7 @@ struct AddTable {
   }
 };
 
-// sums of every query of the tile += its weights times the pixels of its window; the walk is that of tile_taps.
+// sums of every query of the tile += its weights times the pixels of its window; the walk is that of tile_products.
 template <class E, class A = accumulate_t<E>>
 void tile_sums(const LevelView<E>& level, const Window<A>* windows, int count, int64_t channels,
                const Scratch<A>& scratch) {
@@ -183,7 +212,7 @@ void tile_query_grads(const CorrLookup& op, const CorrLookupQueryGrads& grads, i
         tile_sums<E>(level, windows, count, op.channels, scratch);
       }
       if (!grads.coords) continue;
-      tile_taps<Widened<E>>(fmap1, map1.stride_x, level, windows, count, op.channels, scratch.taps, [](int) {});
+      tile_taps<E>(fmap1, map1.stride_x, level, windows, count, op.channels, scratch);
       const A shrink = A(1) / static_cast<A>(int64_t(1) << l);
       for (int q = 0; q < count; ++q) {
         if (!windows[q].live()) continue;

@@ -7,20 +7,21 @@ namespace daflow {
 namespace DAFLOW_ISA {
 namespace {
 
+constexpr int64_t kPackedChannels = 16;  // a cache line of packed features
+constexpr int64_t kRowsAhead = 2;
+
 constexpr int at_most(int value, int limit) { return value < limit ? value : limit; }
 
 // Scratch of a thread.
 template <class A>
 struct Scratch {
-  TapRows<A> taps;  // the window row at hand
-  A* columns;       // [nx + 1, kMaxTile] the same with the queries side by side
-  A* above;         // [nx, kMaxTile] the row above it, blended along x
-  A* packed;        // [rows, kMaxTile, C] features of a strip of queries, where fmap1 holds them apart
+  PartialRow<A> partial;  // of the window row at hand
+  A* above;               // [nx, kMaxTile] the row above it, blended along x
+  A* packed;              // [rows, kMaxTile, C] features of a strip of queries, where fmap1 holds them apart
 
   Scratch(const CorrLookup& op, void* memory)
-      : taps(static_cast<A*>(memory), kMaxTile, op.window_y() + 1, op.window_x() + 1, 0, 1),
-        columns(taps.data + round_up<int64_t>(taps.size(), kMaxTile)),
-        above(columns + round_up<int64_t>(taps.length, lanes<A>) * kMaxTile),
+      : partial(static_cast<A*>(memory), op.window_x() + 1),
+        above(partial.end()),
         packed(above + op.window_x() * kMaxTile) {}
   static int64_t bytes(const CorrLookup& op) {
     const A* const packed = Scratch(op, nullptr).packed;  // elements are at most as large as their sums
@@ -50,34 +51,43 @@ struct Queries {
   int64_t stride;
 };
 
-// The features of a tile, [count, C], where fmap1 holds them apart (NCHW): a strip at a time costs a few percent of the
-// lookup and little memory, a copy of the map in this layout as much as the map itself.
-// The lines of the next tile, one row below, are asked for meanwhile: no hardware prefetcher follows a stream per
-// channel.
+// Channels [first, first + n) of the features of a tile, where fmap1 holds them apart: packed[q, c].
 template <class E>
-void pack_tile(const E* fmap1, const FeatureMap& map, int count, int64_t channels, E* packed) {
+inline void pack_tile(const E* fmap1, const FeatureMap& map, int count, int64_t first, int64_t n, int64_t channels,
+                      E* packed) {
   using A = accumulate_t<E>;
   constexpr int64_t L = lanes<A>;
-  const bool vectors = std::is_same_v<E, A> && map.stride_x == 1;
-  for (int64_t first = 0; first < channels; first += L) {
-    const int64_t last = first + L < channels ? first + L : channels;
-    for (int64_t c = first; c < last; ++c) {
-      const E* const below = fmap1 + c * map.stride_c + map.stride_y;
-      __builtin_prefetch(below);
-      __builtin_prefetch(below + (count - 1) * map.stride_x);
-    }
-    int q = 0;
-    if constexpr (std::is_same_v<E, A>)
-      for (; vectors && last - first == L && q + L <= count; q += L) {
+  int q = 0;
+  if constexpr (std::is_same_v<E, A>)
+    for (; map.stride_x == 1 && n == kPackedChannels && q + L <= count; q += L)
+      for (int64_t c = first; c < first + n; c += L) {
         Vector<A> square[L];
 #pragma GCC unroll 16
-        for (int64_t i = 0; i < L; ++i) square[i] = load(fmap1 + (first + i) * map.stride_c + q);
+        for (int64_t i = 0; i < L; ++i) square[i] = load(fmap1 + (c + i) * map.stride_c + q);
         transpose<A>(square);
 #pragma GCC unroll 16
-        for (int64_t i = 0; i < L; ++i) store(packed + (q + i) * channels + first, square[i]);
+        for (int64_t i = 0; i < L; ++i) store(packed + (q + i) * channels + c, square[i]);
       }
-    for (; q < count; ++q)
-      for (int64_t c = first; c < last; ++c) packed[q * channels + c] = fmap1[c * map.stride_c + q * map.stride_x];
+  for (; q < count; ++q)
+    for (int64_t c = first; c < first + n; ++c) packed[q * channels + c] = fmap1[c * map.stride_c + q * map.stride_x];
+}
+
+// The features of a strip of queries, [rows, kMaxTile, C], where fmap1 holds them apart (NCHW): a strip at a time costs
+// a few percent of the lookup and little memory, a copy of the map in this layout as much as the map itself.
+// A cache line of channels at a time and downwards: few pages and lines are then at work, and those of the rows below
+// are asked for meanwhile.
+template <class E>
+void pack_strip(const E* fmap1, const FeatureMap& map, int64_t strip, int64_t begin, int64_t end, int64_t channels,
+                E* packed) {
+  for (int64_t first = 0; first < channels; first += kPackedChannels) {
+    const int64_t n = channels - first < kPackedChannels ? channels - first : kPackedChannels;
+    for (int64_t y = begin; y < end; ++y) {
+      const Tile tile = tile_of(strip, y, map.width);
+      if (tile.count <= 0) continue;
+      const E* const at = fmap1 + y * map.stride_y + tile.x * map.stride_x;
+      for (int64_t c = first; c < first + n; ++c) __builtin_prefetch(at + c * map.stride_c + kRowsAhead * map.stride_y);
+      pack_tile(at, map, tile.count, first, n, channels, packed + (y - begin) * kMaxTile * channels);
+    }
   }
 }
 
@@ -169,17 +179,17 @@ struct BlendWeights {
   }
 };
 
-// Columns [j, j + Columns) of the window row at hand.
-template <class A, int Columns>
-void turn(const Scratch<A>& scratch, int count, int64_t j) {
+// Tap j of the window row at hand, the queries side by side.
+template <class A>
+inline void sum_column(const PartialRow<A>& partial, int count, int64_t j, Vector<A> (&column)[kMaxTile / lanes<A>]) {
   constexpr int L = lanes<A>;
-  for (int first = 0; first < count; first += L) {
-    Vector<A> run[L];
+#pragma GCC unroll 4
+  for (int q = 0; q < kMaxTile; q += L) {
+    if (q >= count) break;
+    Vector<A> parts[L];
 #pragma GCC unroll 16
-    for (int q = 0; q < L; ++q) run[q] = load(scratch.taps.row(first + q, 0) + j);
-    transpose<A>(run);
-#pragma GCC unroll 16
-    for (int c = 0; c < Columns; ++c) store(scratch.columns + (j + c) * kMaxTile + first, run[c]);
+    for (int i = 0; i < L; ++i) parts[i] = load(partial.at(q + i, j));
+    column[q / L] = sums_of_lanes<A>(parts);
   }
 }
 
@@ -188,22 +198,23 @@ template <class Out, class A>
 void blend_row(const CorrLookup& op, const BlendWeights<A>& weights, int count, int i, const Scratch<A>& scratch,
                const Target<Out>& target) {
   constexpr int L = lanes<A>;
-  for (int64_t j = 0; j < scratch.taps.length; j += L)
-    scratch.taps.length - j <= 2 ? turn<A, 2>(scratch, count, j) : turn<A, L>(scratch, count, j);
   const int64_t step = target.plane * (op.x_slow ? op.window_y() : 1);
   Out* out = target.first + (i - 1) * target.plane * (op.x_slow ? 1 : op.window_x());
-  for (int64_t j = 0; j + 1 < scratch.taps.length; ++j, out += step) {
-    const A* const column = scratch.columns + j * kMaxTile;
+  Vector<A> left[kMaxTile / L] = {}, right[kMaxTile / L] = {};
+  sum_column(scratch.partial, count, 0, left);
+  for (int64_t j = 0; j + 1 < scratch.partial.length; ++j, out += step) {
     A* const above = scratch.above + j * kMaxTile;
+    sum_column(scratch.partial, count, j + 1, right);
 #pragma GCC unroll 4
     for (int q = 0; q < kMaxTile; q += L) {
-      const Vector<A> right = load(weights.right + q);
-      const Vector<A> row = (1 - right) * load(column + q) + right * load(column + kMaxTile + q);
+      const Vector<A> share = load(weights.right + q);
+      const Vector<A> row = blend(1 - share, left[q / L], share, right[q / L]);
       if (i > 0 && q < count) {
-        const Vector<A> value = load(weights.upper + q) * load(above + q) + load(weights.lower + q) * row;
+        const Vector<A> value = blend(load(weights.upper + q), load(above + q), load(weights.lower + q), row);
         write_run<Out, A>(out + q, value, count - q, target.stream);
       }
       store(above + q, row);
+      left[q / L] = right[q / L];
     }
   }
 }
@@ -223,10 +234,10 @@ void lookup_tile(const CorrLookup& op, Out* out, bool stream, int64_t item, int 
   const Target<Out> target{out + first, plane, stream && count == kMaxTile};
   if (!target.stream) prefetch(target, op.window(), count);
   const LevelView<E> level(op.levels[l], b);
-  const int64_t rows = scratch.taps.rows;
+  const int rows = op.window_y() + 1;
   Ahead pixels_below = row_below(level, op.levels[l].height, windows, count, rows), queries_below;
   if (queries.below) queries_below = {queries.below, count * queries.stride * static_cast<int64_t>(sizeof(E)), rows};
-  tile_taps<P>(queries.data, queries.stride, level, windows, count, op.channels, scratch.taps, [&](int i) {
+  tile_products<P>(queries.data, queries.stride, level, windows, count, rows, op.channels, scratch.partial, [&](int i) {
     pixels_below.step();
     queries_below.step();
     blend_row(op, weights, count, i, scratch, target);
@@ -251,12 +262,7 @@ void lookup_band(const CorrLookup& op, const CorrLookupOutput& out, int64_t item
                  : fmap1 + tile.y * map.stride_y + tile.x * map.stride_x;
   };
   for (int64_t strip = 0; strip < map.width + kMaxTile; strip += kMaxTile) {
-    for (int64_t y = begin; packs && y < end; ++y) {
-      const Tile tile = tile_of(strip, y, map.width);
-      if (tile.count > 0)
-        pack_tile(fmap1 + y * map.stride_y + tile.x * map.stride_x, map, tile.count, op.channels,
-                  packed + (y - begin) * kMaxTile * op.channels);
-    }
+    if (packs) pack_strip(fmap1, map, strip, begin, end, op.channels, packed);
     for (int l = 0; l < op.num_levels; ++l)
       for (int64_t y = begin; y < end; ++y) {
         const Tile tile = tile_of(strip, y, map.width), below = tile_of(strip, y + 1, map.width);

@@ -53,26 +53,20 @@ inline Window<A> place_window(const CorrLookup& op, int level, int64_t b, int64_
   return window;
 }
 
-// A value per tap of every window of a tile, [row][query][stride]; or of one window row at a time. Vectors may read
-// past a row, into the next one or the `lanes` elements after the last; with a gap they find there the zeros of fresh
-// scratch, which is never written.
+// The products of the queries of a tile with the taps of one window row, each a vector whose lanes are yet to be added
+// up, which is cheaper for many at once. The rows after the last, up to a multiple of the lanes, are zeros: of fresh
+// scratch, never written.
 template <class A>
-struct TapRows {
-  A* data;
-  int queries;
-  int64_t rows, length, stride, kept;  // kept: how many of the rows are stored
+struct PartialRow {
+  static constexpr int64_t stride = kMaxTile * lanes<A>;  // from tap to tap
+  A* data;                                                // [taps, queries, lanes]
+  int64_t length;
 
-  TapRows(A* memory, int queries, int64_t rows, int64_t length, int64_t gap, int64_t kept)
-      : data(memory),
-        queries(queries),
-        rows(rows),
-        length(length),
-        stride(round_up<int64_t>(length, lanes<A>) + gap),
-        kept(kept) {}
-  int64_t size() const { return kept * queries * stride + lanes<A>; }
-  A* row(int q, int64_t i) const { return data + ((kept > 1 ? i : 0) * queries + q) * stride; }
-  void clear(int q, int64_t i) const {
-    for (int64_t j = 0; j < length; j += lanes<A>) store(row(q, i) + j, Vector<A>{});
+  PartialRow(A* memory, int64_t length) : data(memory), length(length) {}
+  A* at(int64_t q, int64_t j) const { return data + j * stride + q * lanes<A>; }
+  A* end() const { return at(0, round_up<int64_t>(length, lanes<A>)); }
+  void clear(int q) const {
+    for (int64_t j = 0; j < length; ++j) store(at(q, j), Vector<A>{});
   }
 };
 
@@ -111,8 +105,14 @@ inline __attribute__((always_inline)) void dot_step(Vector<typename P::Sum> (&su
   }
 }
 
+template <class A, int J>
+inline void store_taps(const Vector<A> (&sums)[J], A* out) {
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j) store(out + j * PartialRow<A>::stride, sums[j]);
+}
+
 template <class P, int J, class E, class A>
-void dot_row(const E* a, const E* pixels, int64_t stride, int64_t channels, A* out) {
+void dot_row(const E* a, const E*, const E* pixels, int64_t stride, int64_t channels, A* out, A*) {
   Vector<A> sums[J] = {};
   int64_t c = 0;
   for (; c + P::step <= channels; c += P::step) {
@@ -125,41 +125,50 @@ void dot_row(const E* a, const E* pixels, int64_t stride, int64_t channels, A* o
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) P::multiply_add(sums[j], feature, P::load(pixels + j * stride + c, n));
   }
-  store_sums<A, J, J>(sums, out);
+  store_taps(sums, out);
 }
+
+constexpr int kRowBlock = 10;                                // pixels of a row at once: a RAFT window is one block
+constexpr int kPairBlock = kVectorRegisters >= 32 ? 10 : 5;  // two queries need 2 J sums
 
 template <class P, int J, int Shift, class E, class A>
 void dot_row_pair(const E* a, const E* b, const E* pixels, int64_t stride, int64_t channels, A* out_a, A* out_b) {
+  if constexpr (J > kPairBlock) {
+    constexpr int half = (J + 1) / 2;
+    constexpr int64_t step = half * PartialRow<A>::stride;
+    dot_row_pair<P, half, Shift>(a, b, pixels, stride, channels, out_a, out_b);
+    return dot_row_pair<P, J - half, Shift>(a, b, pixels + half * stride, stride, channels, out_a + step, out_b + step);
+  }
   Vector<A> sums_a[J] = {}, sums_b[J] = {};
   int64_t c = 0;
   for (; c + P::step <= channels; c += P::step)
     dot_step<P, J, Shift, true>(sums_a, sums_b, a + c, b + c, pixels + c, stride, 0);
   if (c < channels) dot_step<P, J, Shift, false>(sums_a, sums_b, a + c, b + c, pixels + c, stride, channels - c);
-  store_sums<A, J, J>(sums_a, out_a);
-  store_sums<A, J, J>(sums_b, out_b);
+  store_taps(sums_a, out_a);
+  store_taps(sums_b, out_b);
 }
-
-constexpr int kRowBlock = 10;                                // pixels of a row at once: a RAFT window is one block
-constexpr int kPairBlock = kVectorRegisters >= 32 ? 10 : 5;  // two queries need 2 J sums
 
 // The functions above by their number of pixels.
 template <class P>
 struct DotTable {
   using E = typename P::Element;
   using A = typename P::Sum;
-  using Row = void (*)(const E*, const E*, int64_t, int64_t, A*);
-  using Pair = void (*)(const E*, const E*, const E*, int64_t, int64_t, A*, A*);
+  using Row = void (*)(const E*, const E*, const E*, int64_t, int64_t, A*, A*);
+  Row row[kRowBlock];
+
   template <int... J>
-  static Row row(int pixels, std::integer_sequence<int, J...>) {
-    static constexpr Row table[] = {dot_row<P, J + 1, E, A>...};
-    return table[pixels - 1];
+  static constexpr DotTable single(std::integer_sequence<int, J...>) {
+    return {{dot_row<P, J + 1, E, A>...}};
   }
   template <int Shift, int... J>
-  static Pair pair(int pixels, std::integer_sequence<int, J...>) {
-    static constexpr Pair table[] = {dot_row_pair<P, J + 1, Shift, E, A>...};
-    return table[pixels - 1];
+  static constexpr DotTable pair(std::integer_sequence<int, J...>) {
+    return {{dot_row_pair<P, J + 1, Shift, E, A>...}};
   }
 };
+template <class P>
+constexpr DotTable<P> kDotTables[] = {DotTable<P>::single(std::make_integer_sequence<int, kRowBlock>()),
+                                      DotTable<P>::template pair<0>(std::make_integer_sequence<int, kRowBlock>()),
+                                      DotTable<P>::template pair<1>(std::make_integer_sequence<int, kRowBlock>())};
 
 // Calls f(first, size) for blocks of at most `most` pixels that cover [0, pixels), none of them much smaller.
 template <class F>
@@ -180,39 +189,66 @@ inline bool pairable(const Window<A>& a, const Window<A>& b, int* shift) {
   return a.y == b.y && (*shift == 0 || *shift == 1) && a.right - a.left == b.right - b.left && a.live() && b.live();
 }
 
-// taps[q][i][j] = <fmap1 of query q, pixel (i, j) of its window>, zero outside. The queries take turns at one window
-// row, so that the pixels they share stay in the first-level cache; nothing depends on their flow being smooth.
-// Calls row_done(i) when row i of all of them is there.
+// One query of a tile, or two that share their loads: what they need of any window row.
+template <class P>
+struct Run {
+  using E = typename P::Element;
+  using A = typename P::Sum;
+  const DotTable<P>* table;
+  const E *a, *b, *pixels;  // pixels: of window row 0
+  A *out_a, *out_b;
+  int size, top, bottom, first, count;  // count: one query or two
+};
+
+// For every window row i, partial.at(q, j) = the lanes of <fmap1 of query q, pixel (i, j) of its window>, zero outside;
+// then row_done(i). The queries take turns at one window row, so that the pixels they share stay in the first-level
+// cache; nothing depends on their flow being smooth.
 template <class P, class RowDone>
-inline void tile_taps(const typename P::Element* fmap1, int64_t stride1, const LevelView<typename P::Element>& level,
-                      const Window<typename P::Sum>* windows, int count, int64_t channels,
-                      const TapRows<typename P::Sum>& taps, const RowDone& row_done) {
-  using Table = DotTable<P>;
-  constexpr auto row_sizes = std::make_integer_sequence<int, kRowBlock>();
-  constexpr auto pair_sizes = std::make_integer_sequence<int, kPairBlock>();
-  for (int i = 0; i < taps.rows; ++i) {
-    for (int q = 0; q < count; ++q) {
-      const auto& window = windows[q];
-      const int pixels = window.right - window.left;
-      const auto* const a = fmap1 + q * stride1;
-      if (pixels != taps.length || i < window.top || i >= window.bottom) taps.clear(q, i);
-      if (i < window.top || i >= window.bottom || pixels <= 0) continue;
-      int shift = 0;
-      if (q + 1 < count && pairable(window, windows[q + 1], &shift)) {
-        if (pixels != taps.length) taps.clear(q + 1, i);
-        each_block(pixels, kPairBlock, [&](int first, int size) {
-          const auto run =
-              shift ? Table::template pair<1>(size, pair_sizes) : Table::template pair<0>(size, pair_sizes);
-          run(a, a + stride1, level.tap(window, i, window.left + first), level.stride_x, channels,
-              taps.row(q, i) + window.left + first, taps.row(q + 1, i) + windows[q + 1].left + first);
+inline void tile_products(const typename P::Element* fmap1, int64_t stride1,
+                          const LevelView<typename P::Element>& level, const Window<typename P::Sum>* windows,
+                          int count, int rows, int64_t channels, const PartialRow<typename P::Sum>& partial,
+                          const RowDone& row_done) {
+  Run<P> runs[kMaxTile];
+  int n = 0;
+  for (int q = 0; q < count; ++n) {
+    const auto &window = windows[q], &next = windows[q + 1 < count ? q + 1 : q];
+    int shift = 0;
+    const bool pair = q + 1 < count && pairable(window, next, &shift);
+    const auto* const a = fmap1 + q * stride1;
+    const int size = window.right - window.left;
+    runs[n] = {&kDotTables<P>[pair ? 1 + shift : 0],
+               a,
+               a + stride1,
+               level.tap(window, 0, window.left),
+               partial.at(q, window.left),
+               partial.at(q + 1, next.left),
+               size,
+               window.top,
+               size > 0 ? window.bottom : window.top,
+               q,
+               pair ? 2 : 1};
+    if (size != partial.length) {
+      partial.clear(q);
+      if (pair) partial.clear(q + 1);
+    }
+    q += runs[n].count;
+  }
+  for (int i = 0; i < rows; ++i) {
+    for (int r = 0; r < n; ++r) {
+      const Run<P>& run = runs[r];
+      const auto* const pixels = run.pixels + i * level.stride_y;
+      if (i < run.top || i >= run.bottom) {
+        partial.clear(run.first);
+        if (run.count > 1) partial.clear(run.first + 1);
+      } else if (run.size <= kRowBlock) {
+        run.table->row[run.size - 1](run.a, run.b, pixels, level.stride_x, channels, run.out_a, run.out_b);
+      } else {
+        each_block(run.size, kRowBlock, [&](int first, int size) {
+          const int64_t step = first * partial.stride;
+          run.table->row[size - 1](run.a, run.b, pixels + first * level.stride_x, level.stride_x, channels,
+                                   run.out_a + step, run.out_b + step);
         });
-        ++q;
-        continue;
       }
-      each_block(pixels, kRowBlock, [&](int first, int size) {
-        Table::row(size, row_sizes)(a, level.tap(window, i, window.left + first), level.stride_x, channels,
-                                    taps.row(q, i) + window.left + first);
-      });
     }
     row_done(i);
   }

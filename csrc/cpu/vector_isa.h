@@ -61,6 +61,16 @@ inline void keep(V& v) {
 #endif
 }
 
+// x * a + y * b, in the same bits wherever it stands: left to itself the compiler fuses the sum with one product, with
+// the other or with none.
+template <class V>
+inline V blend(V x, V a, V y, V b) {
+  V left = x * a, right = y * b;
+  keep(left);
+  keep(right);
+  return left + right;
+}
+
 // ---- loads that widen to the accumulator; the second form reads n < lanes elements and fills up with zeros ----------
 
 template <class E>
@@ -180,35 +190,27 @@ inline Vector<T> deal(Vector<T> a, Vector<T> b) {
   return deal<T, Unit, Span, Odd>(a, b, std::make_index_sequence<lanes<T>>());
 }
 
-// out[0 ... N - 1] = the first lanes.
-template <class T, int N>
-inline void store_first(T* out, Vector<T> v) {
-  if constexpr (N == lanes<T>) return store(out, v);
-#if DAFLOW_ISA_LEVEL >= 2
-  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(out, static_cast<__mmask16>((1u << N) - 1u), (__m512)v);
-#endif
-  for (int i = 0; i < N; ++i) out[i] = v[i];
-}
-
-// out[j] = sum of the lanes of v[j]. Every sum is taken in the same order whatever j and the number of sums are.
+// Lane j = the sum of the lanes of v[j]: of every v[j] taken in the same order.
 // Items shrink from `Width` lanes to one, first within the parts.
-template <class T, int Sums, int J, int Width = lanes<T>>
-inline void store_sums(const Vector<T> (&v)[J], T* out) {
-  if constexpr (Width == 1) {
-#pragma GCC unroll 16
-    for (int j = 0; j < J - 1; ++j) store(out + j * lanes<T>, v[j]);
-    store_first<T, Sums - (J - 1) * lanes<T>>(out + (J - 1) * lanes<T>, v[J - 1]);
+template <class T, int J, int Width = lanes<T>>
+inline Vector<T> fold(const Vector<T> (&v)[J]) {
+  if constexpr (J == 1) {
+    return v[0];
   } else {
     constexpr bool within = Width > lanes<T> / part_lanes<T>;
     constexpr int unit = within ? 1 : part_lanes<T>, span = within ? part_lanes<T> : lanes<T>;
-    Vector<T> folded[(J + 1) / 2];
+    Vector<T> folded[J / 2];
 #pragma GCC unroll 16
-    for (int j = 0; j < J; j += 2) {
-      const Vector<T> a = v[j], b = j + 1 < J ? v[j + 1] : Vector<T>{};
-      folded[j / 2] = deal<T, unit, span, false>(a, b) + deal<T, unit, span, true>(a, b);
+    for (int j = 0; j < J / 2; ++j) {
+      const Vector<T> a = v[2 * j], b = v[2 * j + 1];
+      folded[j] = deal<T, unit, span, false>(a, b) + deal<T, unit, span, true>(a, b);
     }
-    store_sums<T, Sums, (J + 1) / 2, Width / 2>(folded, out);
+    return fold<T, J / 2, Width / 2>(folded);
   }
+}
+template <class T>
+inline Vector<T> sums_of_lanes(const Vector<T> (&v)[lanes<T>]) {
+  return fold<T, lanes<T>>(v);
 }
 
 // Transposes squares of `Span / Unit` units: the rows Step vectors apart, the columns the units of a span.
