@@ -7,7 +7,7 @@ import pathlib
 
 import torch
 
-_HERE = pathlib.Path(__file__).resolve().parent
+_HERE = pathlib.Path(__file__).parent  # not resolved: a build beside the normal one has links to these files
 
 logger = logging.getLogger("daflow_ext")
 
