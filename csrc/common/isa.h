@@ -11,15 +11,18 @@ inline const char* isa_name(Isa isa) {
 }
 
 inline Isa best_isa() {
-#if defined(__x86_64__)
+#if defined(DAFLOW_EMULATE_AVX512)
+  return Isa::avx512_bf16;
+#elif defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (avx2 && avx512) return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512;
-  if (avx2) return Isa::avx2;
-#endif
+  return avx2 ? Isa::avx2 : Isa::generic;
+#else
   return Isa::generic;
+#endif
 }
 
 }  // namespace daflow

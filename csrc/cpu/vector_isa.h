@@ -52,7 +52,9 @@ inline void stream(T* p, Vector<T> v) {
 // Keeps a loaded vector in its register: GCC would rather load it again for every use.
 template <class V>
 inline void keep(V& v) {
-#if DAFLOW_ISA_LEVEL >= 2
+#if DAFLOW_ISA_LEVEL >= 2 && defined(DAFLOW_EMULATE_AVX512)
+  asm("" : "+m"(v));
+#elif DAFLOW_ISA_LEVEL >= 2
   asm("" : "+v"(v));
 #elif defined(__x86_64__)
   asm("" : "+x"(v));
