@@ -1,10 +1,12 @@
 """Correlation blocks of other packages, measured beside ours where they can be imported; none is required.
 
-``python -m benchmarks.opponents`` lists them, and for each why it cannot run here.
+``python -m benchmarks.opponents`` lists them, and for each why it cannot run here. torchvision is also looked for in
+the folder $TORCHVISION: `make extras` keeps it in build/extras/torchvision, away from what would import it, too.
 """
 
 import dataclasses
 import importlib
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -60,6 +62,8 @@ _named: list[torch.library.Library] = []  # a library takes its schemas along wh
 
 def _load_torchvision(name: str) -> types.ModuleType:
     """Also the wheel of another torch build, which fails to import for want of two operators that RAFT never calls."""
+    if (folder := os.environ.get("TORCHVISION")) and folder not in sys.path:
+        sys.path.append(folder)
     try:
         return importlib.import_module(name)
     except RuntimeError as error:

@@ -79,12 +79,12 @@ def _parser() -> argparse.ArgumentParser:
 
 @functools.cache
 def _benchmarks() -> dict[str, Callable[[bool, str], Iterator[timing.Record]]]:
-    """Every module of this package that has ``records``, but those that need a package which is not installed."""
+    """Every module of this package that has ``records``, but those that need a package which cannot be imported."""
     found = {}
     for info in _modules():
         try:
             module = importlib.import_module(f"{__package__}.{info.name}")
-        except ImportError as error:
+        except (ImportError, OSError, RuntimeError) as error:  # not there, or made for another torch
             print(f"{info.name:16} is left out: {error}", file=sys.stderr)
             continue
         if hasattr(module, "records"):
