@@ -1,7 +1,7 @@
 """bilinear_sample beside grid_sample, for both memory layouts: warping a feature map by a smooth flow.
 
-Every element of the map is read once, and every element of the result written once: the share is that of a plain copy
-of as many bytes in the same process. Gradients on CUDA are deterministic in ours, and sums of atomics in grid_sample.
+The share is that of a copy of map, coordinates and result in the same process. Gradients on CUDA are deterministic
+in ours, and sums of atomics in grid_sample.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from daflow_ext import ops
 
-from . import timing
+from . import roofline, timing
 from .corr_block import CHANNELS, Grid, inputs
 
 OP = "bilinear_sample"
@@ -43,10 +43,10 @@ def layout_records(grid: Grid, layout: str, device: str) -> Iterator[timing.Reco
     with torch.no_grad():
         error = timing.gate("sample", ways["ours"](), grid_sample(), atol=1e-3)
         times = timing.interleaved(ways, repeats=15, warmup=2, device=device, budget=10.0)
-    moved = 2 * feat.numel() * feat.element_size()
-    share = 100 * moved / times["ours"].median / timing.copy_ceiling(device)
-    yield timing.Record(OP, f"forward, {case}", share, "% of a copy", details=times["ours"].milliseconds())
-    yield _ratio(f"forward, {case}", times, error)
+        work, ceilings = roofline.count(ways["ours"]), roofline.Ceilings.of(device)
+    share, details = work.percent(times["ours"].median, ceilings), work.details(times["ours"], ceilings)
+    yield timing.Record(OP, f"forward, {case}", share, "% of a copy", details=details)
+    yield _ratio(f"forward, {case}", times, error, work, ceilings)
 
     graphs = {name: way() for name, way in ways.items()}
     upstream = torch.randn(feat.shape, device=device)
@@ -58,10 +58,13 @@ def layout_records(grid: Grid, layout: str, device: str) -> Iterator[timing.Reco
     ours, theirs = backward("ours")[0], backward("grid_sample")[0]
     error = timing.gate("gradient", ours, theirs, atol=1e-3 * theirs.abs().max().item())
     calls = {name: lambda name=name: backward(name) for name in graphs}
-    yield _ratio(f"backward, {case}", timing.interleaved(calls, repeats=7, device=device, budget=10.0), error)
+    times, work = timing.interleaved(calls, repeats=7, device=device, budget=10.0), roofline.count(calls["ours"])
+    yield _ratio(f"backward, {case}", times, error, work, ceilings)
 
 
-def _ratio(case: str, times: dict[str, timing.Timing], error: float) -> timing.Record:
-    ratio = times["grid_sample"].median / times["ours"].median
-    details = {**times["ours"].milliseconds(), "grid_sample": times["grid_sample"].milliseconds(), "max_error": error}
-    return timing.Record(OP, case, ratio, "x grid_sample", details=details)
+def _ratio(
+    case: str, times: dict[str, timing.Timing], error: float, work: roofline.Work, ceilings: roofline.Ceilings
+) -> timing.Record:
+    ours, theirs = times["ours"], times["grid_sample"]
+    details = {**work.details(ours, ceilings), "grid_sample": work.share(theirs, ceilings), "max_error": error}
+    return timing.Record(OP, case, theirs.median / ours.median, "x grid_sample", details=details)

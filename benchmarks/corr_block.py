@@ -5,6 +5,7 @@
 """
 
 import argparse
+import collections
 import functools
 from collections.abc import Callable, Iterator
 
@@ -12,7 +13,7 @@ import torch
 
 from daflow_ext.correlation import CorrBlock, memory
 
-from . import timing
+from . import roofline, timing
 from .opponents import runnable
 from .plain import PlainCorrBlock
 
@@ -41,6 +42,20 @@ def inputs(grid: Grid, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor,
     return fmap1.to(device), fmap2.to(device), [c.to(device) for c in coords]
 
 
+def windows(
+    block: Callable, fmap1: torch.Tensor, fmap2: torch.Tensor, coords: list[torch.Tensor], **options: object
+) -> Iterator[torch.Tensor]:
+    """Build, then one lookup after the other."""
+    corr = block(fmap1, fmap2, LEVELS, RADIUS, **options)
+    for position in coords:
+        yield corr(position)
+
+
+def last(*arguments: object, **options: object) -> torch.Tensor:
+    """The last of the windows; nobody keeps the others."""
+    return collections.deque(windows(*arguments, **options), maxlen=1).pop()
+
+
 def records(quick: bool, device: str) -> Iterator[timing.Record]:
     """Everything the drop-in promises, one record each."""
     grids = [(55, 128)] if quick else list(GOALS)
@@ -62,25 +77,22 @@ def records(quick: bool, device: str) -> Iterator[timing.Record]:
 def forward_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Record]:
     """Build plus LOOKUPS lookups, without gradients, for every way of keeping the correlation."""
     fmap1, fmap2, coords = inputs(grid, device)
-
-    def run(block: Callable, **options: object) -> torch.Tensor:
-        corr = block(fmap1, fmap2, LEVELS, RADIUS, **options)
-        for position in coords:
-            out = corr(position)
-        return out
-
+    maps = fmap1, fmap2, coords
     ways = {
-        "on_the_fly": lambda: run(CorrBlock, memory="on_the_fly"),
-        "volume": lambda: run(CorrBlock, memory="volume"),
-        "plain": lambda: run(PlainCorrBlock),
+        "on_the_fly": lambda: last(CorrBlock, *maps, memory="on_the_fly"),
+        "volume": lambda: last(CorrBlock, *maps, memory="volume"),
+        "plain": lambda: last(PlainCorrBlock, *maps),
     }
     if grid == (135, 240):
         del ways["volume"]  # 5.6 GB beside the plain block's 8.4 GB
     else:
         opponents = runnable(device, follows=True)
-        ways = _right({o.name: lambda o=o: run(o.build) for o in opponents}, ways["plain"]) | ways
+        ways = _right({o.name: lambda o=o: last(o.build, *maps) for o in opponents}, ways["plain"]) | ways
     with torch.inference_mode():
         errors = _gate_all({name: call() for name, call in ways.items()}, fmap1, fmap2, coords[-1])
+        # at these sizes less arithmetic than all pairs
+        work = roofline.count(lambda: list(windows(CorrBlock, *maps, memory="on_the_fly")))
+        ceilings = roofline.Ceilings.of(device)
         times = timing.interleaved(ways, repeats=repeats, warmup=0, device=device)
     automatic = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, lookups=LOOKUPS).memory
     for name in list(ways)[:-1]:
@@ -92,8 +104,8 @@ def forward_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Re
             "x plain",
             goal=GOALS[grid] if name == "on_the_fly" else None,
             details={
-                **times[name].milliseconds(),
-                "plain": times["plain"].milliseconds(),
+                **work.details(times[name], ceilings),
+                "plain": work.share(times["plain"], ceilings),
                 "max_error": errors[name],
                 "channels": CHANNELS,
                 "grid": list(grid),
@@ -215,29 +227,30 @@ def unmoved_records(grid: Grid, device: str) -> Iterator[timing.Record]:
     ways = {"ours": lambda: CorrBlock(fmap1, fmap2, 1, RADIUS, memory="on_the_fly")(coords)} | _right(calls, plain)
     with torch.inference_mode():
         timing.gate("ours", ways["ours"](), plain(), atol=2e-4)
+        work, ceilings = roofline.count(ways["ours"]), roofline.Ceilings.of(device)
         times = timing.interleaved(ways, repeats=5, device=device)
     ours = times.pop("ours")
     for name, time in times.items():
         case = f"one level around every pixel, {_spell(grid)}"
-        details = {**ours.milliseconds(), name: time.milliseconds(), "grid": list(grid)}
+        details = {**work.details(ours, ceilings), name: work.share(time, ceilings), "grid": list(grid)}
         yield timing.Record(OP, case, time.median / ours.median, f"x {name}", details=details)
 
 
 def lookup_record(grid: Grid, device: str) -> timing.Record:
-    """Useful arithmetic of one lookup: (2r+2)^2 products of C channels per query and level."""
+    """Useful arithmetic of one lookup."""
     fmap1, fmap2, coords = inputs(grid, device)
     with torch.inference_mode():
         block = CorrBlock(fmap1, fmap2, LEVELS, RADIUS, memory="on_the_fly")
         _gate_rows("lookup", block(coords[0]), fmap1, fmap2, coords[0], atol=2e-5)
+        work, ceilings = roofline.count(lambda: block(coords[0])), roofline.Ceilings.of(device)
         time = timing.interleaved({"lookup": lambda: block(coords[0])}, repeats=15, warmup=2, device=device)["lookup"]
-    flop = grid[0] * grid[1] * LEVELS * (2 * RADIUS + 2) ** 2 * 2 * CHANNELS
     return timing.Record(
         OP,
         f"one lookup, {_spell(grid)}",
-        flop / time.median / 1e9,
+        work.flop / time.median / 1e9,
         "useful GFLOP/s",
         goal=GFLOPS_GOAL if device == "cpu" and torch.ops.daflow_ext.cpu_capability().startswith("avx512") else None,
-        details={**time.milliseconds(), "channels": CHANNELS},
+        details={**work.details(time, ceilings), "channels": CHANNELS},
     )
 
 
@@ -265,6 +278,7 @@ def backward_record(grid: Grid, device: str, lookups: int) -> timing.Record:
         for index, (ours, plain, seen) in enumerate(zip(backward("ours"), backward("plain"), steady, strict=True))
     ]
     ways = {name: lambda name=name: backward(name) for name in graphs}
+    work, ceilings = roofline.count(ways["ours"]), roofline.Ceilings.of(device)
     times = timing.interleaved(ways, repeats=3, warmup=0, device=device)
     return timing.Record(
         OP,
@@ -273,8 +287,8 @@ def backward_record(grid: Grid, device: str, lookups: int) -> timing.Record:
         "x plain",
         goal=BACKWARD_GOAL,
         details={
-            **times["ours"].milliseconds(),
-            "plain": times["plain"].milliseconds(),
+            **work.details(times["ours"], ceilings),
+            "plain": work.share(times["plain"], ceilings),
             "max_error": max(errors),
             "channels": CHANNELS,
         },
@@ -292,16 +306,13 @@ def crossover_records(grid: Grid, lookups: int, device: str) -> Iterator[timing.
     for dtype in (torch.float32, torch.float16):
         fmap1, fmap2, coords = inputs(grid, device)
         fmap1, fmap2 = (fmap.to(dtype, memory_format=torch.channels_last) for fmap in (fmap1, fmap2))
-
-        def run(way: str, maps=(fmap1, fmap2), coords=coords) -> torch.Tensor:
-            corr = CorrBlock(*maps, LEVELS, RADIUS, memory=way)
-            for step in range(lookups):
-                out = corr(coords[step % LOOKUPS])
-            return out
-
+        steps = [coords[step % LOOKUPS] for step in range(lookups)]
+        arguments, kinds = (CorrBlock, fmap1, fmap2, steps), ("on_the_fly", "volume")
+        ways = {way: functools.partial(last, *arguments, memory=way) for way in kinds}
         with torch.inference_mode():
-            timing.gate("on the fly", run("on_the_fly"), run("volume"), atol=5e-5)
-            ways = {way: functools.partial(run, way) for way in ("on_the_fly", "volume")}
+            timing.gate("on the fly", ways["on_the_fly"](), ways["volume"](), atol=5e-5)
+            works = [roofline.count(lambda way=way: list(windows(*arguments, memory=way))) for way in kinds]  # noqa: B023
+            work, ceilings = min(works, key=lambda work: work.flop), roofline.Ceilings.of(device, dtype)
             times = timing.interleaved(ways, repeats=7, device=device)
         pixels = grid[0] * grid[1] * sum((grid[0] >> level) * (grid[1] >> level) for level in range(LEVELS))
         yield timing.Record(
@@ -310,8 +321,8 @@ def crossover_records(grid: Grid, lookups: int, device: str) -> Iterator[timing.
             times["on_the_fly"].median / times["volume"].median,
             "x volume",
             details={
-                **times["on_the_fly"].milliseconds(),
-                "volume": times["volume"].milliseconds(),
+                **work.details(times["on_the_fly"], ceilings),
+                "volume": work.share(times["volume"], ceilings),
                 "volume_bytes": 4 * pixels,
                 "channels": CHANNELS,
             },

@@ -1,7 +1,6 @@
 """One lookup and its gradients, per grid, dtype and flow.
 
-On the CPU in useful GFLOP/s, per instruction set too. On CUDA as a share of the roofline: the time that the least
-traffic, or the useful arithmetic, would take at the speed of a copy, or of a matrix product, measured in the same run.
+On the CPU in useful GFLOP/s, per instruction set too; on CUDA as a share of the roofline (:mod:`benchmarks.roofline`).
 
 ``python -m benchmarks.corr_lookup [--quick]``; the comparison with a stored volume is in :mod:`benchmarks.corr_block`.
 """
@@ -15,26 +14,29 @@ import torch
 
 from daflow_ext import ops, reference
 
-from . import timing
+from . import roofline, timing
 from .corr_block import CHANNELS, GFLOPS_GOAL, GOALS, LEVELS, LOOKUPS, RADIUS, Grid, inputs
 
 OP = "corr_lookup"
 DETERMINISTIC_GOAL = 2.0  # times the fast gradients, on CUDA
 BFLOAT16_GOAL = 1.5  # times float32, where the machine multiplies bfloat16
-CEILING = 1536  # side of the matrix product that shows what the machine gives at most
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16")
+
+Case = tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]
 
 PRODUCTS = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """How CUDA multiplies: the dtype of the features; tf32 is float32 that torch allows to be rounded."""
 
 TALL = ", tiles of 8 x 16"  # else of 8 x 8; see docs/ops/corr_lookup.md
 
+GRADIENTS = {"fmap1": slice(0, 1), "coords": slice(1, 2), "pyramid": slice(2, None)}  # as the operator returns them
+
 ROOFLINE_GOAL = 40.0  # percent, float16 at ROOFLINE_GRID: within 2.5 times of what memory allows
 ROOFLINE_GRID = (135, 240)
 
 
 def records(quick: bool, device: str) -> Iterator[timing.Record]:
-    """Lookups of every grid, then the rest at the first grid."""
+    """Lookups of every grid (on the CPU of the first if quick), then the rest at the first grid."""
     grids = list(GOALS)
     if device == "cpu":
         grids = grids[: 1 if quick else None]
@@ -47,7 +49,7 @@ def records(quick: bool, device: str) -> Iterator[timing.Record]:
     yield from backward_records(grids[0], device)
 
 
-def arguments(grid: Grid, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+def arguments(grid: Grid, device: str, dtype: torch.dtype) -> Case:
     """fmap1, pyramid and a smooth flow's coords, in the kernels' own memory layout."""
     fmap1, fmap2, coords = inputs(grid, device)
     pyramid = ops.corr_pyramid(fmap2.to(dtype), LEVELS)
@@ -61,9 +63,9 @@ def random_coords(grid: Grid, device: str) -> torch.Tensor:
     return (size * torch.rand(1, 2, *grid, generator=generator)).to(device)
 
 
-def flop(grid: Grid) -> int:
-    """Useful arithmetic of one lookup: (2r+2)^2 products of C channels per query and level."""
-    return grid[0] * grid[1] * LEVELS * (2 * RADIUS + 2) ** 2 * 2 * CHANNELS
+def band(fmap1: torch.Tensor, pyramid: list[torch.Tensor], coords: torch.Tensor) -> Case:
+    """The first rows of queries: enough to see a wrong kernel, and quick by the reference."""
+    return fmap1[:, :, :8], pyramid, coords[:, :, :8]
 
 
 def lookup_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Record]:
@@ -71,38 +73,29 @@ def lookup_records(grid: Grid, device: str, repeats: int) -> Iterator[timing.Rec
     cases = {str(dtype)[6:]: arguments(grid, device, dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)}
     cases["float32, random flow"] = (*cases["float32"][:2], random_coords(grid, device))
     with torch.inference_mode():
-        for name, (fmap1, pyramid, coords) in cases.items():
-            rows = slice(0, 8)  # enough to see a wrong kernel, and quick by the reference
-            band = fmap1[:, :, rows], pyramid, coords[:, :, rows]
-            timing.gate(name, ops.corr_lookup(*band, RADIUS), reference.corr_lookup(*band, RADIUS), atol=5e-5)
+        for name, case in cases.items():
+            _gate(name, case)
         ways = {name: lambda case=case: ops.corr_lookup(*case, RADIUS) for name, case in cases.items()}
-        square = torch.randn(CEILING, CEILING, device=device)
-        ways["ceiling"] = lambda: square @ square
+        works = {name: roofline.count(way) for name, way in ways.items()}
         times = timing.interleaved(ways, repeats=repeats, device=device)
-    ceiling = 2 * CEILING**3 / times.pop("ceiling").median / 1e9
-    yield timing.Record(OP, f"ceiling: float32 matrix product, beside {_spell(grid)}", ceiling, "GFLOP/s")
-    share = 100 * flop(grid) / times["float32"].median / 1e9 / ceiling
-    yield timing.Record(OP, f"lookup, {_spell(grid)}, float32", share, "% of the ceiling")
     wide = device == "cpu" and torch.ops.daflow_ext.cpu_capability().startswith("avx512")
     for name, time in times.items():
         goal = GFLOPS_GOAL if wide and name == "float32" else None
-        yield _record(f"lookup, {_spell(grid)}, {name}", grid, time, goal)
+        ceilings = roofline.Ceilings.of(device, cases[name][0].dtype)
+        yield _record(f"lookup, {_spell(grid)}, {name}", works[name], time, ceilings, goal)
     yield timing.Record(
         OP,
         f"lookup, {_spell(grid)}, bfloat16",
         times["float32"].median / times["bfloat16"].median,
         "x float32",
         goal=BFLOAT16_GOAL if wide and torch.ops.daflow_ext.cpu_capability() == "avx512_bf16" else None,
-        details=times["bfloat16"].milliseconds(),
+        details=works["bfloat16"].details(times["bfloat16"], roofline.Ceilings.of(device, torch.bfloat16)),
     )
 
 
-def least_bytes(grid: Grid, dtype: torch.dtype, out_dtype: torch.dtype) -> int:
-    """What one lookup reads and writes if every element moves once."""
-    pyramid = sum((grid[0] >> level) * (grid[1] >> level) for level in range(LEVELS))
-    pixels, samples = grid[0] * grid[1], LEVELS * (2 * RADIUS + 1) ** 2
-    features = (pixels + pyramid) * CHANNELS * dtype.itemsize
-    return features + pixels * (2 * torch.float32.itemsize + samples * out_dtype.itemsize)
+def _gate(name: str, case: Case, atol: float = 5e-5) -> None:
+    few = band(*case)
+    timing.gate(name, ops.corr_lookup(*few, RADIUS), reference.corr_lookup(*few, RADIUS), atol)
 
 
 def roofline_records(grid: Grid, device: str) -> Iterator[timing.Record]:
@@ -118,35 +111,32 @@ def roofline_records(grid: Grid, device: str) -> Iterator[timing.Record]:
     smooth = {name: case for name, case in cases.items() if not name.endswith("flow") and name != "float32"}
     cases |= {f"{name}{TALL}": case for name, case in smooth.items()}
     with torch.inference_mode():
-        for name, (product, (fmap1, pyramid, coords), options) in cases.items():
-            rows = slice(0, 8)  # enough to see a wrong kernel, and quick by the reference
-            band = fmap1[:, :, rows], pyramid, coords[:, :, rows], RADIUS
+        for name, (product, case, options) in cases.items():
+            few = band(*case)
             with _tiles(name, device):
-                out = _multiplying(product, ops.corr_lookup, *band, **options)
-            timing.gate(name, out.float(), reference.corr_lookup(*band), atol=_tolerance(product, out.dtype))
-        ways = {}
+                out = _multiplying(product, ops.corr_lookup, *few, RADIUS, **options)
+            timing.gate(name, out.float(), reference.corr_lookup(*few, RADIUS), atol=_tolerance(product, out.dtype))
+        ways, works = {}, {}
         for name, (product, case, options) in cases.items():
             with _tiles(name, device):
                 call = functools.partial(_multiplying, product, ops.corr_lookup, *case, RADIUS, **options)
                 ways[name] = _repeated(call, device)
+            one = roofline.count(call)
+            works[name] = roofline.Work(LOOKUPS * one.flop, LOOKUPS * one.moved)
         times = timing.interleaved(ways, repeats=10, device=device)
-    for name, (product, _, options) in cases.items():
-        moved = least_bytes(grid, PRODUCTS[product], options.get("out_dtype", torch.float32))
-        copy, multiply = timing.copy_ceiling(device), _product_ceiling(product, device)
-        seconds = times[name].median / LOOKUPS
+    for name, (product, _, _) in cases.items():
+        ceilings = _multiplying(product, roofline.Ceilings.of, device, PRODUCTS[product])
+        seconds = times[name].median
         yield timing.Record(
             OP,
             f"lookup, {_spell(grid)}, {name}",
-            100 * max(moved / copy, flop(grid) / multiply) / seconds,
+            works[name].percent(seconds, ceilings),
             "% of the roofline",
             goal=ROOFLINE_GOAL if (name, grid) == ("float16", ROOFLINE_GRID) else None,
             details={
-                "us": round(1e6 * seconds, 2),
-                "lookups": {"count": LOOKUPS, **times[name].milliseconds()},
-                "gflop": round(flop(grid) / 1e9, 3),
-                "megabytes": round(moved / 1e6, 3),
-                "copy_gb_s": round(copy / 1e9, 1),
-                "product_tflop_s": round(multiply / 1e12, 2),
+                **works[name].details(times[name], ceilings),
+                "lookups": LOOKUPS,
+                "us": round(1e6 * seconds / LOOKUPS, 2),
                 "channels": CHANNELS,
             },
         )
@@ -189,12 +179,6 @@ def _tiles(name: str, device: str) -> Iterator[None]:
         torch.ops.daflow_ext.set_tall_tiles(False)
 
 
-@functools.cache
-def _product_ceiling(product: str, device: str) -> float:
-    """FLOP/s; not the value that timing remembers, which cannot tell tf32 from float32."""
-    return _multiplying(product, timing.product_ceiling.__wrapped__, PRODUCTS[product], device)
-
-
 def _multiplying(product: str, function: Callable, *args: object, **options: object) -> object:
     """The function's result where torch allows tf32 if that is the product, and does not otherwise."""
     before = torch.backends.cuda.matmul.allow_tf32
@@ -208,54 +192,65 @@ def _multiplying(product: str, function: Callable, *args: object, **options: obj
 def isa_records(grid: Grid) -> Iterator[timing.Record]:
     """float32 on every instruction set this machine has."""
     case = arguments(grid, "cpu", torch.float32)
-    best = torch.ops.daflow_ext.cpu_capability()
+    best, ceilings = torch.ops.daflow_ext.cpu_capability(), roofline.Ceilings.of("cpu")
     with torch.inference_mode():
+        work = roofline.count(lambda: ops.corr_lookup(*case, RADIUS))
         for isa in ISAS[: min(ISAS.index(best), ISAS.index("avx512")) + 1]:
             with _capability(isa):
+                _gate(isa, case)
                 time = timing.interleaved({isa: lambda: ops.corr_lookup(*case, RADIUS)}, repeats=5)[isa]
-            yield _record(f"lookup, {_spell(grid)}, {isa}", grid, time)
+            yield _record(f"lookup, {_spell(grid)}, {isa}", work, time, ceilings)
 
 
 def backward_records(grid: Grid, device: str) -> Iterator[timing.Record]:
     """Each gradient alone, and all three at once."""
-    fmap1, pyramid, coords = arguments(grid, device, torch.float32)
+    case, ceilings = arguments(grid, device, torch.float32), roofline.Ceilings.of(device)
     upstream = torch.randn(1, LEVELS * (2 * RADIUS + 1) ** 2, *grid, device=device)
-
-    def gradient(*need: bool) -> Callable[[], list[torch.Tensor]]:
-        options = dict(zip(("need_fmap1", "need_pyramid", "need_coords"), need, strict=True), deterministic=True)
-        return lambda: torch.ops.daflow_ext.corr_lookup_backward(
-            upstream, fmap1, pyramid, coords, [RADIUS, RADIUS], scale=None, order="xy", **options
-        )
-
-    ways = {
-        "fmap1": gradient(True, False, False),
-        "pyramid": gradient(False, True, False),
-        "coords": gradient(False, False, True),
-        "all three": gradient(True, True, True),
-    }
+    needed = {**{name: (name,) for name in GRADIENTS}, "all three": tuple(GRADIENTS)}
+    for names in needed.values():
+        _gate_gradients(case, upstream, names)
+    ways = {name: functools.partial(gradients, case, upstream, names) for name, names in needed.items()}
+    works = {name: roofline.count(way) for name, way in ways.items()}
     for name, time in timing.interleaved(ways, repeats=7, device=device).items():
-        yield _record(f"gradient of {name}, {_spell(grid)}", grid, time, lookups=3 if name == "all three" else 1)
+        yield _record(f"gradient of {name}, {_spell(grid)}", works[name], time, ceilings)
     if device == "cuda":
         for dtype in (torch.float32, torch.bfloat16):
             yield deterministic_record(grid, device, dtype)
 
 
+def gradients(
+    case: Case, upstream: torch.Tensor, needed: tuple[str, ...], deterministic: bool = True
+) -> list[torch.Tensor]:
+    """By :data:`GRADIENTS`; those that are not needed are empty or missing."""
+    options = {f"need_{name}": name in needed for name in GRADIENTS}
+    return torch.ops.daflow_ext.corr_lookup_backward(
+        upstream, *case, [RADIUS, RADIUS], scale=None, order="xy", deterministic=deterministic, **options
+    )
+
+
+def _gate_gradients(case: Case, upstream: torch.Tensor, needed: tuple[str, ...]) -> None:
+    """A band of queries against autograd of the reference."""
+    few, upstream = band(*case), upstream[:, :, :8]
+    fmap1, coords, *pyramid = leaves = [tensor.detach().requires_grad_() for tensor in (few[0], few[2], *few[1])]
+    truth = torch.autograd.grad(reference.corr_lookup(fmap1, pyramid, coords, RADIUS), leaves, upstream)
+    ours = gradients(few, upstream, needed)
+    for name in needed:
+        for one, other in zip(ours[GRADIENTS[name]], truth[GRADIENTS[name]], strict=True):
+            timing.gate(f"gradient of {name}", one, other, atol=1e-5 * other.abs().max().item())
+
+
 def deterministic_record(grid: Grid, device: str, dtype: torch.dtype) -> timing.Record:
     """The gradients of both feature maps: the mode with equal bits in every run as a multiple of the fast one."""
-    fmap1, pyramid, coords = arguments(grid, device, dtype)
+    case, ceilings = arguments(grid, device, dtype), roofline.Ceilings.of(device, dtype)
     upstream = torch.randn(1, LEVELS * (2 * RADIUS + 1) ** 2, *grid, device=device)
-
-    def gradient(deterministic: bool) -> list[torch.Tensor]:
-        return torch.ops.daflow_ext.corr_lookup_backward(
-            upstream, fmap1, pyramid, coords, [RADIUS, RADIUS], scale=None, order="xy", need_fmap1=True,
-            need_pyramid=True, need_coords=False, deterministic=deterministic,
-        )  # fmt: skip
-
-    fast, exact = gradient(False), gradient(True)
-    for one, other in zip(fast[2:], exact[2:], strict=True):
+    ways = {
+        name: functools.partial(gradients, case, upstream, ("fmap1", "pyramid"), deterministic=name != "fast")
+        for name in ("fast", "deterministic")
+    }
+    for one, other in zip(ways["fast"]()[2:], ways["deterministic"]()[2:], strict=True):
         rounding = 1e-5 if dtype == torch.float32 else 2.0**-7
         timing.gate("gradient of the pyramid", one, other, atol=rounding * other.abs().max().item())
-    ways = {"fast": lambda: gradient(False), "deterministic": lambda: gradient(True)}
+    work = roofline.count(ways["fast"])
     times = timing.interleaved(ways, repeats=15, warmup=2, device=device)
     return timing.Record(
         OP,
@@ -264,7 +259,7 @@ def deterministic_record(grid: Grid, device: str, dtype: torch.dtype) -> timing.
         "x fast",
         goal=DETERMINISTIC_GOAL,
         at_least=False,
-        details={**times["deterministic"].milliseconds(), "fast": times["fast"].milliseconds()},
+        details={**work.details(times["deterministic"], ceilings), "fast": work.share(times["fast"], ceilings)},
     )
 
 
@@ -278,10 +273,11 @@ def _capability(isa: str) -> Iterator[None]:
         torch.ops.daflow_ext.set_cpu_capability(before)
 
 
-def _record(case: str, grid: Grid, time: timing.Timing, goal: float | None = None, lookups: int = 1) -> timing.Record:
-    """``lookups``: how many times the arithmetic of a lookup was done."""
-    rate = lookups * flop(grid) / time.median / 1e9
-    return timing.Record(OP, case, rate, "useful GFLOP/s", goal, details={**time.milliseconds(), "channels": CHANNELS})
+def _record(
+    case: str, work: roofline.Work, time: timing.Timing, ceilings: roofline.Ceilings, goal: float | None = None
+) -> timing.Record:
+    details = {**work.details(time, ceilings), "channels": CHANNELS}
+    return timing.Record(OP, case, work.flop / time.median / 1e9, "useful GFLOP/s", goal, details=details)
 
 
 def _spell(grid: Grid) -> str:

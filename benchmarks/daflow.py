@@ -11,9 +11,9 @@ import torch
 
 from daflow_ext import get_model
 from daflow_ext.models.config import CONFIGURATIONS
-from daflow_ext.models.stages import StageMeter
+from daflow_ext.models.stages import Stage, StageMeter
 
-from . import timing
+from . import roofline, timing
 
 OP = "daflow"
 MODEL, ITERS = "daflow-tiny", 12
@@ -40,22 +40,39 @@ def records(quick: bool, device: str) -> Iterator[timing.Record]:
 
     timing.gate("pipeline", flow_by("auto"), flow_by("reference"), atol=0.05)
     ways = {backend: lambda backend=backend: flow_by(backend) for backend in ("auto", "reference")}
+    work, ceilings = roofline.count(ways["auto"]), roofline.Ceilings.of(device)
     times = timing.interleaved(ways, repeats=3, warmup=0, device=device)
+    case = f"{MODEL} 3x{side}x{side}, {ITERS} iterations"
     yield timing.Record(
         OP,
-        f"{MODEL} 3x{side}x{side}, {ITERS} iterations",
+        case,
         times["reference"].median / times["auto"].median,
         "x reference",
         goal=None if quick else GOAL,
-        details={**times["auto"].milliseconds(), "reference": times["reference"].milliseconds()},
+        details={**work.details(times["auto"], ceilings), "reference": work.share(times["reference"], ceilings)},
     )
     pipe.set_backend("auto")
-    with StageMeter(pipe, memory=False) as meter:
-        flow()
-    for stage in meter.rows():
-        details = {"calls": stage.calls, "cpu_seconds": stage.cpu_seconds}
-        case = f"{MODEL} 3x{side}x{side}, {ITERS} iterations: {stage.name}"
-        yield timing.Record(OP, case, stage.milliseconds, "ms", details=details)
+    for (stage, *_), time in stage_times(pipe, flow, repeats=3):
+        unit = "ms" if stage.cpu_seconds is None else "ms CPU"
+        details = {**time.milliseconds(), "calls": stage.calls}
+        yield timing.Record(OP, f"{case}: {stage.name}", 1e3 * time.median, unit, details=details)
+
+
+def stage_times(
+    pipe: torch.nn.Module, call: Callable[[], object], repeats: int
+) -> Iterator[tuple[tuple[Stage, ...], timing.Timing]]:
+    """Every stage as each repetition measured it, and its time: of the CPU, or by the clock on a GPU."""
+    runs = []
+    for _ in range(repeats):
+        with StageMeter(pipe, memory=False) as meter:
+            call()
+        runs.append(meter.rows())
+    for stages in zip(*runs, strict=True):
+        yield stages, timing.Timing.of([seconds(stage) for stage in stages])
+
+
+def seconds(stage: Stage) -> float:
+    return stage.milliseconds / 1e3 if stage.cpu_seconds is None else stage.cpu_seconds
 
 
 def prepare(stage: str, model: str, side: int, device: str = "cpu") -> Callable[[], object]:

@@ -6,7 +6,7 @@ import torch
 
 from daflow_ext.models import RAFT
 
-from . import timing
+from . import roofline, timing
 from .plain import PlainRAFT
 
 OP = "model"
@@ -15,16 +15,27 @@ GOAL = 1.3
 
 
 def records(quick: bool, device: str) -> Iterator[timing.Record]:
-    """Time of one forward pass with random weights: the arithmetic does not depend on them."""
+    """Time and peak memory of one forward pass with random weights: the arithmetic does not depend on them."""
     height = 128 if quick else HEIGHT
+    yield from time_records(height, device, quick)
+    yield memory_record(height, device)
+
+
+def frames(height: int, device: str) -> list[torch.Tensor]:
+    """Two images of noise."""
     generator = torch.Generator().manual_seed(0)
-    images = [255 * torch.rand(1, 3, height, WIDTH, generator=generator).to(device) for _ in range(2)]
-    ways = candidates(device, compiled=not quick)
+    return [255 * torch.rand(1, 3, height, WIDTH, generator=generator).to(device) for _ in range(2)]
+
+
+def time_records(height: int, device: str, quick: bool) -> Iterator[timing.Record]:
+    """How many times faster than every other way; the flow of two iterations must agree first."""
+    images, ways = frames(height, device), candidates(device, compiled=not quick)
     with torch.inference_mode():
         truth = ways["plain"](*images, 2)[1]
         for name, way in ways.items():
             timing.gate(name, way(*images, 2)[1], truth, atol=2e-3)  # image pixels: eight times those of the grid
         calls = {name: lambda way=way: way(*images, ITERS) for name, way in ways.items()}
+        work, ceilings = roofline.count(calls["on_the_fly"]), roofline.Ceilings.of(device)
         times = timing.interleaved(calls, repeats=2 if quick else 3, warmup=0, device=device)
     ours = times.pop("on_the_fly")
     for other, time in times.items():
@@ -34,8 +45,35 @@ def records(quick: bool, device: str) -> Iterator[timing.Record]:
             time.median / ours.median,
             f"x {other}",
             goal=GOAL if other == "plain" and not quick else None,
-            details={**ours.milliseconds(), other: time.milliseconds()},
+            details={**work.details(ours, ceilings), other: work.share(time, ceilings)},
         )
+
+
+def memory_case(way: str, height: int, device: str = "cpu") -> Callable[[], torch.Tensor]:
+    """For :func:`timing.peak_bytes`: one forward pass."""
+    images, model = frames(height, device), candidates(device)[way]
+
+    def call(size: int | None = None) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(*(image[..., :size, :size] for image in images), ITERS)[1]
+
+    call(128)  # libraries loaded
+    return call
+
+
+def memory_record(height: int, device: str) -> timing.Record:
+    """Peak beyond images and weights, against the plain model's."""
+    ours, plain = (
+        timing.peak_bytes("benchmarks.model:memory_case", way=way, height=height, device=device)
+        for way in ("on_the_fly", "plain")
+    )
+    return timing.Record(
+        OP,
+        f"peak memory, RAFT-large {height}x{WIDTH}, on_the_fly",
+        100 * ours / plain,
+        "% of plain",
+        details={"peak_mib": round(ours / 2**20, 1), "plain_peak_mib": round(plain / 2**20, 1)},
+    )
 
 
 def candidates(device: str, compiled: bool = False) -> dict[str, Callable]:

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from daflow_ext import get_model
 from daflow_ext.models import RAFT
-from daflow_ext.models.stages import Stage, StageMeter
+from daflow_ext.models.stages import StageMeter
 
 from . import daflow, model, timing
 
@@ -31,7 +31,7 @@ def records(quick: bool, device: str) -> Iterator[timing.Record]:
             with profile(activities=activities) as profiled:
                 call()
         for stage in meter.rows()[:-1]:
-            share = 100 * _time(stage) / _time(meter.total)
+            share = 100 * daflow.seconds(stage) / daflow.seconds(meter.total)
             yield timing.Record(OP, f"{case}: {stage.name}", share, "% of time", details={"calls": stage.calls})
         yield from operator_records(case, profiled, device)
 
@@ -45,10 +45,6 @@ def operator_records(case: str, profiled: profile, device: str) -> Iterator[timi
         share = 100 * getattr(event, kind) / total
         if share >= LEAST_SHARE:
             yield timing.Record(OP, f"{case}: {event.key}", share, "% of time", details={"calls": event.count})
-
-
-def _time(stage: Stage) -> float:
-    return stage.milliseconds if stage.cpu_seconds is None else 1e3 * stage.cpu_seconds
 
 
 def _cases(quick: bool, device: str) -> Iterator[tuple[str, torch.nn.Module, Callable[[], object]]]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from daflow_ext import ops
 
-from . import timing
+from . import roofline, timing
 from .st_attention import HEADS, SIZES, TEXT, WIDTH
 
 OP = "qk_norm"
@@ -34,20 +34,20 @@ def size_records(size: str, tokens: int, device: str) -> Iterator[timing.Record]
     shapes = [(1, FRAMES, count, HEADS, WIDTH) for count in (tokens, tokens, TEXT)] * 2
     streams = [torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_() for shape in shapes]
     weights = [torch.rand(WIDTH, generator=generator, device=device).to(dtype).requires_grad_() for _ in shapes]
-    moved = 2 * sum(stream.numel() * stream.element_size() for stream in streams)
 
     ways: dict[str, Callable[[], list[torch.Tensor]]] = {
         "ours": lambda: ops.qk_norm(streams, weights, eps=EPS),
         "rms_norm": lambda: [F.rms_norm(x, (WIDTH,), w, EPS) for x, w in zip(streams, weights, strict=True)],
     }
-    truth = F.rms_norm(streams[0].detach().double(), (WIDTH,), weights[0].detach().double(), EPS)
+    atol = 2e-2 if dtype == torch.bfloat16 else 1e-5
     with torch.no_grad():
-        errors = {
-            name: timing.gate(name, way()[0], truth, atol=2e-2 if dtype == torch.bfloat16 else 1e-5)
-            for name, way in ways.items()
-        }
+        errors = dict.fromkeys(ways, 0.0)
+        for index, (stream, weight) in enumerate(zip(streams, weights, strict=True)):
+            truth = F.rms_norm(stream.double(), (WIDTH,), weight.double(), EPS)
+            errors = {name: max(errors[name], timing.gate(name, ways[name]()[index], truth, atol)) for name in ways}
+        work = roofline.count(ways["ours"])
         times = timing.interleaved(ways, repeats=20, warmup=3, device=device, budget=10.0)
-    yield from _both(f"forward, {size} x {FRAMES}", times, moved, errors, device)
+    yield from _both(f"forward, {size} x {FRAMES}", times, work, errors, device)
 
     graphs = {name: way() for name, way in ways.items()}
 
@@ -60,13 +60,15 @@ def size_records(size: str, tokens: int, device: str) -> Iterator[timing.Record]
         )
     calls = {name: lambda name=name: backward(name) for name in graphs}
     times = timing.interleaved(calls, repeats=20, warmup=3, device=device, budget=10.0)
-    yield from _both(f"backward, {size} x {FRAMES}", times, moved * 3 // 2, {}, device)
+    work = roofline.Work(work.flop, work.moved * 3 // 2)  # reads inputs and upstream gradients, writes gradients
+    yield from _both(f"backward, {size} x {FRAMES}", times, work, {}, device)
 
 
-def _both(case: str, times: dict, moved: int, errors: dict, device: str) -> Iterator[timing.Record]:
-    share = 100 * moved / times["ours"].median / timing.copy_ceiling(device)
-    theirs = times["rms_norm"].milliseconds()
-    details = {**times["ours"].milliseconds(), "rms_norm": theirs, "max_error": errors.get("ours"), "bytes": moved}
+def _both(case: str, times: dict, work: roofline.Work, errors: dict, device: str) -> Iterator[timing.Record]:
+    ceilings = roofline.Ceilings.of(device)
+    share = work.percent(times["ours"].median, ceilings)
+    theirs = work.share(times["rms_norm"], ceilings)
+    details = {**work.details(times["ours"], ceilings), "rms_norm": theirs, "max_error": errors.get("ours")}
     yield timing.Record(OP, f"{case}, ours", share, "% of a copy", details=details)
     ratio = times["rms_norm"].median / times["ours"].median
     yield timing.Record(OP, f"{case}, ours", ratio, "x rms_norm", details=details)

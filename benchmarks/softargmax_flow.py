@@ -6,7 +6,7 @@ import torch
 
 from daflow_ext import ops
 
-from . import timing
+from . import roofline, timing
 
 OP = "softargmax_flow"
 TIME_GOAL = 1.2  # times the matrix product alone, on one CPU thread
@@ -65,7 +65,10 @@ def forward_records(grid: Grid, channels: int, device: str) -> Iterator[timing.R
     with torch.inference_mode():
         rows = slice(0, 512)  # matches so sharp that float32 scores alone move them by a thousandth of a cell
         truth = chain(query.double(), key.double(), grid, temperature, rows)
-        error = timing.gate("flow", ours().flatten(2)[..., rows], truth, atol=3e-3)
+        for name, flow in (("chain", ways["chain"]()), ("details", ours(details=True).flow), ("ours", ours())):
+            error = timing.gate(name, flow.flatten(2)[..., rows], truth, atol=3e-3)
+        timing.gate("local", ours(mode="local"), ours(mode="local", backend="reference"), atol=3e-3)
+        work, ceilings = roofline.count(ways["chain"]), roofline.Ceilings.of(device, dtype)
         times = timing.interleaved(ways, repeats=5 if device == "cpu" else 30, warmup=1, device=device)
     product = times.pop("product alone")
     for name, time in times.items():
@@ -76,7 +79,7 @@ def forward_records(grid: Grid, channels: int, device: str) -> Iterator[timing.R
             "x the product",
             goal=TIME_GOAL if name == "ours" and channels >= 1024 and device == "cpu" else None,
             at_least=False,
-            details={**time.milliseconds(), "product": product.milliseconds(), "max_error": error},
+            details={**work.details(time, ceilings), "product": product.milliseconds(), "max_error": error},
         )
 
 
@@ -97,13 +100,20 @@ def backward_record(grid: Grid, channels: int, device: str) -> timing.Record:
         timing.gate(f"gradient of {which}", ours, truth, atol=1e-3 * truth.abs().max().item())
         for which, ours, truth in zip(("query", "key"), backward("ours"), backward("chain"), strict=True)
     ]
-    times = timing.interleaved({name: lambda name=name: backward(name) for name in graphs}, repeats=5, device=device)
+    calls = {name: lambda name=name: backward(name) for name in graphs}
+    times = timing.interleaved(calls, repeats=5, device=device)
+    flop = roofline.count(calls["chain"]).flop  # the bytes are ours: the chain reads probabilities it stored
+    work, ceilings = roofline.Work(flop, roofline.count(calls["ours"]).moved), roofline.Ceilings.of(device)
     return timing.Record(
         OP,
         f"backward, {_spell(grid)}, C={channels}",
         times["chain"].median / times["ours"].median,
         "x chain",
-        details={**times["ours"].milliseconds(), "chain": times["chain"].milliseconds(), "max_error": max(errors)},
+        details={
+            **work.details(times["ours"], ceilings),
+            "chain": work.share(times["chain"], ceilings),
+            "max_error": max(errors),
+        },
     )
 
 

@@ -4,7 +4,7 @@ restoration transformer: three streams of 3 frames at 512x512, 720p and 1080p, 2
 Ours runs with every candidate of ``kernels/triton/tuning.py``, each also "max-free": q and k are normalised, so that
 their scores have a bound. PyTorch's attentions get streams that are joined already; "with cat" adds the joining and
 splitting a model needs. TFLOP/s count 4 N^2 d per head forward and 10 N^2 d backward, of all pairs, also where a window
-leaves some out; ``of_product`` is their share of what a large matrix product reaches in the same process.
+leaves some out; :mod:`benchmarks.roofline` says what their share of the roofline is.
 """
 
 import functools
@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from daflow_ext import ops, reference
 
-from . import timing
+from . import roofline, timing
 
 OP = "st_attention"
 DENSE_GOAL = 0.95  # of the best of PyTorch's
@@ -197,11 +197,13 @@ def dense_records(
     q, k, v = inputs(frames, tokens, device, heads)
     case = f"{size} x {frames}, N={frames * (2 * tokens + TEXT)}"
     flop = 4 * (frames * (2 * tokens + TEXT)) ** 2 * WIDTH * heads
+    moved = sum(stream.nbytes for stream in q)  # and so of k, v, the output, and the gradient of each
     theirs = runnable(their_ways(q, k, v, flex=flex))
     with torch.no_grad():
         ways = runnable(our_ways(q, k, v, candidates=candidates)) | theirs
         errors = check(ways, q, k, v)
-        yield from _versus(f"forward, {case}", {name: way.call for name, way in ways.items()}, flop, errors, device)
+        calls = {name: way.call for name, way in ways.items()}
+        yield from _versus(f"forward, {case}", calls, roofline.Work(flop, 4 * moved), errors, device)
 
     graphs = {name: (way.call(), way.leaves) for name, way in {"ours": ways["ours"], **theirs}.items()}
 
@@ -214,22 +216,21 @@ def dense_records(
     ours, other = (torch.cat([grad.flatten(1, 2) for grad in backward(name)], 1) for name in ("ours", truth))
     errors = {"ours": timing.gate("gradients", ours, other, atol=2e-2 * other.abs().max().item())}
     calls = {name: functools.partial(backward, name) for name in graphs}
-    yield from _versus(f"backward, {case}", calls, 5 * flop // 2, errors, device)
+    yield from _versus(f"backward, {case}", calls, roofline.Work(5 * flop // 2, 8 * moved), errors, device)
 
 
 def _versus(
-    case: str, calls: Mapping[str, Callable], flop: int, errors: Mapping[str, float], device: str
+    case: str, calls: Mapping[str, Callable], work: roofline.Work, errors: Mapping[str, float], device: str
 ) -> Iterator[timing.Record]:
     times = timing.interleaved(calls, repeats=10, warmup=2, device=device, budget=15.0)
-    ceiling = timing.product_ceiling(torch.bfloat16 if device == "cuda" else torch.float32, device)
+    ceilings = roofline.Ceilings.of(device, torch.bfloat16 if device == "cuda" else torch.float32)
     for name, time in times.items():
         details = {
-            **time.milliseconds(),
-            "of_product": round(flop / time.median / ceiling, 4),
+            **work.details(time, ceilings),
             "peak_bytes": timing.peak_here(calls[name], device),
             "max_error": errors.get(name),
         }
-        yield timing.Record(OP, f"{case}, {name}", flop / time.median / 1e12, "TFLOP/s", details=details)
+        yield timing.Record(OP, f"{case}, {name}", work.flop / time.median / 1e12, "TFLOP/s", details=details)
     medians = {name: time.median for name, time in times.items()}
     theirs = {
         name: seconds for name, seconds in medians.items() if not name.startswith("ours") and " with " not in name
@@ -257,6 +258,9 @@ def window_records(
         calls |= {name: way.call for name, way in dense.items()}
         times = timing.interleaved(calls, repeats=5, warmup=2, device=device, budget=15.0)
     best = min(dense, key=lambda name: times[name].median)
+    pairs = (3 * frames - 2) * (2 * tokens + TEXT) ** 2  # a frame sees itself and its one or two neighbours
+    work = roofline.Work(4 * pairs * WIDTH * heads, 4 * sum(stream.nbytes for stream in q))
+    ceilings = roofline.Ceilings.of(device, q[0].dtype)
     for name in windowed:
         time = times[f"window: {name}"]
         yield timing.Record(
@@ -265,7 +269,11 @@ def window_records(
             times[best].median / time.median,
             f"x dense ({best})",
             goal=WINDOW_GOAL if name == "ours" else None,
-            details={**time.milliseconds(), "dense": times[best].milliseconds(), "max_error": errors[name]},
+            details={
+                **work.details(time, ceilings),
+                "dense": work.share(times[best], ceilings),
+                "max_error": errors[name],
+            },
         )
 
 

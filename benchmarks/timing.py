@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
-import functools
 import importlib
 import json
 import math
@@ -123,24 +122,6 @@ def interleaved(
         for name, call in candidates.items():
             seconds[name].append(_seconds(call, device, clock))
     return {name: Timing.of(values) for name, values in seconds.items()}
-
-
-@functools.cache
-def product_ceiling(dtype: torch.dtype, device: str) -> float:
-    """FLOP/s of a large square matrix product in this process: what no attention can pass."""
-    size = 8192 if torch.device(device).type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    time = interleaved({"product": lambda: a @ b}, repeats=10, warmup=3, device=device)["product"]
-    return 2 * size**3 / time.median
-
-
-@functools.cache
-def copy_ceiling(device: str) -> float:
-    """Bytes per second, read and written, of copying a large tensor in this process."""
-    source = torch.empty(2**29 if torch.device(device).type == "cuda" else 2**25, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    time = interleaved({"copy": lambda: target.copy_(source)}, repeats=10, warmup=3, device=device)["copy"]
-    return 2 * source.numel() / time.median
 
 
 def peak_here(call: Callable[[], object], device: str) -> int | None:

@@ -24,6 +24,15 @@ def test_every_record_comes_out(small):
     ]
     assert len(records) == 4
     assert all(record.value > 0 and record.details["ms"] > 0 for record in records)
+    lookup = 16 * 24 * 4 * 100 * 2 * 32 / 1e9  # queries, levels, corners, multiply and add, channels
+    assert [r.details["gflop"] / lookup for r in records] == pytest.approx([12, 12, 1, 2 * 3], rel=0.02)
+    moved = 4 * 16 * 24 * (2 * 32 + 12 * (2 + 324)) / 1e6  # both maps, then coordinates and windows
+    assert records[0].details["megabytes"] == pytest.approx(moved, abs=1e-4)
+    for record in records:  # both sides' shares are of one work
+        work = record.details["ms"] * record.details["roofline_percent"]
+        plain = record.details.get("plain", record.details)
+        assert plain["ms"] * plain["roofline_percent"] == pytest.approx(work, rel=0.05)
+        assert work > 0
 
 
 def test_a_wrong_block_is_not_timed(small, monkeypatch):
@@ -51,6 +60,7 @@ def test_gradients_are_compared_away_from_whole_pixels_of_every_level():
 def test_the_crossover_has_a_record_per_dtype(small):
     records = list(corr_block.crossover_records(GRID, 12, "cpu"))
     assert [record.unit for record in records] == ["x volume"] * 2
+    assert records[0].details["gflop"] == pytest.approx(2 * 32 * 384 * (384 + 96 + 24 + 6) / 1e9, abs=1e-4)  # all pairs
     assert records[0].details["volume_bytes"] == 4 * 16 * 24 * (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3)
 
 

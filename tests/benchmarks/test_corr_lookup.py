@@ -1,25 +1,16 @@
-"""The roofline of corr_lookup: what it counts, and that every way to multiply is checked before it is timed."""
+"""Every way to multiply, every instruction set and every gradient is checked before it is timed."""
 
 import pytest
 import torch
 
-from benchmarks import corr_lookup, timing
+from benchmarks import corr_lookup, roofline, timing
 from daflow_ext import ops
-
-
-def test_bytes_and_arithmetic_of_a_lookup():
-    """1080p at an eighth: 32400 queries; the pyramid has 42900 pixels."""
-    grid = (135, 240)
-    assert corr_lookup.flop(grid) == 32400 * 4 * 100 * 2 * 256
-    features, coords, samples = (32400 + 42900) * 256, 32400 * 2 * 4, 32400 * 324
-    assert corr_lookup.least_bytes(grid, torch.float16, torch.float32) == 2 * features + coords + 4 * samples
-    assert corr_lookup.least_bytes(grid, torch.float32, torch.float16) == 4 * features + coords + 2 * samples
 
 
 @pytest.fixture
 def ceilings(monkeypatch):
-    monkeypatch.setattr(timing, "copy_ceiling", lambda device: 1e9)
-    monkeypatch.setattr(corr_lookup, "_product_ceiling", lambda product, device: 1e12)
+    monkeypatch.setattr(roofline, "copy_ceiling", lambda device: 1e9)
+    monkeypatch.setattr(roofline, "product_ceiling", lambda *_: 1e12)
 
 
 def test_every_product_is_timed(ceilings):
@@ -27,7 +18,7 @@ def test_every_product_is_timed(ceilings):
     cases = [record.case.removeprefix("lookup, 5x6, ") for record in records]
     assert {"float32", "tf32", "float16", "bfloat16", "tf32, random flow", "float16, tiles of 8 x 16"} <= set(cases)
     assert "float32, tiles of 8 x 16" not in cases  # takes no tensor cores
-    moved = corr_lookup.least_bytes((5, 6), torch.float16, torch.float32)
+    moved = 2 * 256 * (30 + 37) + 4 * 30 * (2 + 324)
     record = records[cases.index("float16")]  # memory is the bound: share = bytes / bandwidth / time
     assert record.value == pytest.approx(100 * moved / 1e9 / (record.details["us"] * 1e-6), rel=0.01)
     assert not torch.backends.cuda.matmul.allow_tf32
@@ -47,3 +38,28 @@ def test_a_wrong_lookup_is_not_timed(ceilings, monkeypatch):
     monkeypatch.setattr(ops, "corr_lookup", lambda *args, **options: right(*args, **options) + 1e-2)
     with pytest.raises(timing.WrongResultError, match="float32"):
         list(corr_lookup.roofline_records((5, 6), "cpu"))
+
+
+def test_wrong_gradients_are_not_timed(monkeypatch):
+    right = corr_lookup.gradients
+    for index, name in enumerate(("fmap1", "coords", "pyramid")):
+
+        def wrong(*arguments, index=index, **options):
+            found = right(*arguments, **options)
+            return [one * (1.001 if place == index else 1.0) for place, one in enumerate(found)]
+
+        monkeypatch.setattr(corr_lookup, "gradients", wrong)
+        with pytest.raises(timing.WrongResultError, match=f"gradient of {name}"):
+            list(corr_lookup.backward_records((9, 10), "cpu"))
+
+
+def test_a_wrong_instruction_set_is_not_timed(monkeypatch):
+    right = ops.corr_lookup
+
+    def wrong(*arguments, **options):
+        broken = torch.ops.daflow_ext.cpu_capability() == "generic"
+        return right(*arguments, **options) + (1e-2 if broken else 0.0)
+
+    monkeypatch.setattr(ops, "corr_lookup", wrong)
+    with pytest.raises(timing.WrongResultError, match="generic"):
+        list(corr_lookup.isa_records((5, 6)))

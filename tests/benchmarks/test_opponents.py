@@ -72,7 +72,7 @@ def test_importable_opponents_are_measured(modules, monkeypatch):
 
 
 def test_torchvision_of_another_torch_build_is_imported(tmp_path, monkeypatch):
-    """Its package refuses operators that do not exist, as PyTorch's registry does."""
+    """Its package refuses operators that do not exist, as PyTorch's registry does; it lies in a folder of its own."""
     package = tmp_path / "torchvision"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -81,7 +81,8 @@ def test_torchvision_of_another_torch_build_is_imported(tmp_path, monkeypatch):
         "    torch.library.register_fake(f'torchvision::{name}', lambda boxes: boxes)\n"
     )
     (package / "raft.py").write_text("CorrBlock = 'theirs'\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TORCHVISION", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(opponents, "_named", [])
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)

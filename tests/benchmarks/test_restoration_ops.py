@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import softargmax_flow, st_attention, timing
+from benchmarks import qk_norm, roofline, softargmax_flow, st_attention, timing
 
 
 @pytest.fixture(autouse=True)
@@ -12,16 +12,19 @@ def _little_text(monkeypatch):
 
 
 def test_attention_beside_pytorch(monkeypatch):
-    monkeypatch.setattr(timing, "product_ceiling", lambda dtype, device: 1e12)
+    monkeypatch.setattr(roofline, "copy_ceiling", lambda device: 1e15)
+    monkeypatch.setattr(roofline, "product_ceiling", lambda *_: 1e12)
     records = list(st_attention.dense_records("tiny", 2, 12, "cpu", flex=False, heads=2))
     cases = [record.case for record in records]
     for direction in ("forward", "backward"):
         for name in ("ours", "sdpa", "sdpa with cat", "fastest of ours"):
             assert f"{direction}, tiny x 2, N=58, {name}" in cases
     assert {record.unit for record in records} == {"TFLOP/s", "x sdpa"}
-    assert records[0].details["of_product"] == pytest.approx(records[0].value, abs=1e-4)
+    assert records[0].details["roofline_percent"] == pytest.approx(100 * records[0].value, abs=1e-2)
     (window,) = st_attention.window_records(3, 8, "cpu", heads=2, flex=False)
     assert window.unit.startswith("x dense")
+    pairs = 7 * (2 * 8 + 5) ** 2  # of three frames, the middle one sees all and the others two
+    assert window.details["gflop"] == pytest.approx(4 * pairs * 64 * 2 / 1e9, abs=1e-4)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])  # of PyTorch; of Triton, whose errors are their own
@@ -62,10 +65,43 @@ def test_every_candidate_of_a_gpu_is_timed_online_and_max_free(monkeypatch):
 def test_softargmax_beside_the_chain():
     records = list(softargmax_flow.forward_records((4, 6), 16, "cpu"))
     assert [record.case.split(", 4x6")[0] for record in records] == ["chain", "ours", "ours, details", "ours, local"]
-    assert softargmax_flow.backward_record((4, 6), 16, "cpu").value > 0
+    product = 2 * 24 * 24 * (16 + 2)  # scores, and the mean of the positions
+    assert all(record.details["gflop"] == round(product / 1e9, 4) for record in records)
+    backward = softargmax_flow.backward_record((4, 6), 16, "cpu")
+    assert backward.value > 0
+    assert backward.details["chain"]["roofline_percent"] > 0
 
 
 def test_a_wrong_attention_is_not_timed(monkeypatch):
     monkeypatch.setattr(st_attention.ops, "st_attention", lambda q, k, v, **_: [torch.zeros_like(x) for x in q])
     with pytest.raises(timing.WrongResultError, match="ours"):
         list(st_attention.dense_records("tiny", 2, 4, "cpu", flex=False, heads=2))
+
+
+@pytest.mark.parametrize("way", ["chain", "details", "ours", "local"])
+def test_no_way_of_softargmax_is_timed_if_wrong(monkeypatch, way):
+    right, right_chain = softargmax_flow.ops.softargmax_flow, softargmax_flow.chain
+
+    def wrong(*arguments, mode="global", details=False, backend="auto", **options):
+        found = right(*arguments, mode=mode, details=details, backend=backend, **options)
+        asked = "local" if mode == "local" else "details" if details else "ours"
+        if asked != way or backend == "reference":
+            return found
+        return found._replace(flow=found.flow + 1) if details else found + 1
+
+    monkeypatch.setattr(softargmax_flow.ops, "softargmax_flow", wrong)
+    if way == "chain":  # the truth is the same chain in double precision
+        shift = {torch.float32: 1, torch.float64: 0}
+        monkeypatch.setattr(softargmax_flow, "chain", lambda q, *rest: right_chain(q, *rest) + shift[q.dtype])
+    with pytest.raises(timing.WrongResultError, match=way):
+        list(softargmax_flow.forward_records((4, 6), 16, "cpu"))
+
+
+def test_every_stream_of_qk_norm_is_checked(monkeypatch):
+    right = qk_norm.ops.qk_norm
+    records = list(qk_norm.size_records("tiny", 4, "cpu"))
+    assert [record.unit for record in records] == ["% of a copy", "x rms_norm"] * 2
+    assert records[0].value == pytest.approx(records[0].details["roofline_percent"], abs=1e-2)
+    monkeypatch.setattr(qk_norm.ops, "qk_norm", lambda *args, **options: [*right(*args, **options)[:5], torch.zeros(1)])
+    with pytest.raises(timing.WrongResultError, match="ours"):
+        list(qk_norm.size_records("tiny", 4, "cpu"))
