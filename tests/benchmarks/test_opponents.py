@@ -68,6 +68,7 @@ def test_importable_opponents_are_measured(modules, monkeypatch):
     assert {"torchvision", "fused-local-corr"} <= {case.split(", ")[2] for case in cases}
     (record,) = corr_block.unmoved_records(GRID, "cpu")
     assert record.unit == "x spatial-correlation-sampler"
+    assert record.details["gflop"] == round(16 * 24 * 81 * 2 * 32 / 1e9, 4)
     assert record.value > 0
 
 
