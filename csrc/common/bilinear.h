@@ -25,7 +25,7 @@ template <class T>
 struct Split {
   int first;
   T fraction;
-  bool live;
+  int live;  // 0 or 1: a bool in a struct would keep GCC from making vectors of loops over positions
 };
 
 // Splits a position whose window reads the taps first - radius ... first + radius + 1 of an axis of `size` pixels.
@@ -65,7 +65,7 @@ struct Taps {
   int first;
   T weight;
   T slope;
-  bool live;
+  int live;  // as in Split
 };
 
 template <class T>

@@ -8,6 +8,7 @@
 
 #include "common/check.h"
 #include "cpu/bilinear_sample_isa.h"
+#include "cpu/huge_pages.h"
 #include "cpu/tensor_element.h"
 
 namespace daflow {
@@ -56,14 +57,21 @@ SampleArgs args_of(const char* op, const Tensor& feat, const Tensor& coords, con
   args.feat_stride_y = feat.stride(2);
   args.feat_stride_x = feat.stride(3);
   args.channels_last = is_channels_last(feat);
+  args.block = SampleArgs::pixel_block;
   return args;
+}
+
+// Whether the forward pass may load the two taps of a row at once.
+bool has_pairs(const SampleArgs& args) {
+  return !args.channels_last && args.feat_stride_x == 1 && args.width > 1 && args.dtype != Element::f64 &&
+         args.last_offset() <= std::numeric_limits<int>::max();
 }
 
 bool has_pixels(const SampleArgs& args) { return args.height > 0 && args.width > 0; }
 
 template <class Kernel>
 void run_positions(Kernel* kernel, const SampleArgs& args) {
-  const int64_t outputs = std::max<int64_t>(args.channels, 1) * SampleArgs::pixel_block;
+  const int64_t outputs = std::max<int64_t>(args.channels, 1) * args.block;
   torch::stable::parallel_for(0, args.position_units(), std::max<int64_t>(kGrain / outputs, 1),
                               [&](int64_t first, int64_t last) { kernel(args, first, last); });
 }
@@ -75,7 +83,10 @@ Tensor bilinear_sample(const Tensor& feat, const Tensor& coords, const std::stri
   if (!has_pixels(args)) return torch::stable::zero_(out);
   const Tensor positions = contiguous_as(coords, accumulate_dtype(feat));
   args.coords = positions.data_ptr();
+  advise_huge_pages(out);
   args.out = out.data_ptr();
+  args.pairs = has_pairs(args);
+  if (args.pairs) args.block = SampleArgs::pair_block;
   run_positions(DAFLOW_SELECT_ISA(bilinear_sample), args);
   return out;
 }

@@ -1,87 +1,9 @@
-#include "cpu/bilinear_sample_isa.h"
-
-#include <type_traits>
-
-#include "cpu/elements_isa.h"
+#include "cpu/bilinear_corners_isa.h"
+#include "cpu/vector_isa.h"
 
 namespace daflow {
 namespace DAFLOW_ISA {
 namespace {
-
-constexpr int64_t kPixels = SampleArgs::pixel_block;
-constexpr int64_t kChannels = SampleArgs::max_channel_block;
-
-// The four taps of a block of positions: 0 = upper left, 1 = upper right, 2 = lower left, 3 = lower right. A tap that
-// does not count has weight 0 and the offset of some pixel, so that loops over channels need no branch.
-template <class A>
-struct Corners {
-  int64_t offset[4][kPixels];
-  A weight[4][kPixels];
-  A slope_x[4][kPixels];  // derivatives of the weights by the position
-  A slope_y[4][kPixels];
-};
-
-// Positions [first, first + count) of one image.
-struct Block {
-  int64_t image, first, count;
-};
-
-Block block_of(const SampleArgs& args, int64_t unit) {
-  const int64_t first = unit % args.position_blocks() * kPixels;
-  const int64_t left = args.positions - first;
-  return {unit / args.position_blocks(), first, left < kPixels ? left : kPixels};
-}
-
-template <bool slopes, class A>
-void find_corners(const SampleArgs& args, const Block& block, int64_t group, int64_t stride_y, int64_t stride_x,
-                  Corners<A>* corners) {
-  const A* const x =
-      static_cast<const A*>(args.coords) + (block.image * args.groups + group) * 2 * args.positions + block.first;
-  const A* const y = x + args.positions;
-  const A sharpness = static_cast<A>(args.sharpness);
-  for (int64_t p = 0; p < block.count; ++p) {
-    const Taps<A> across = bilinear_taps(x[p], args.width, args.border, sharpness);
-    const Taps<A> down = bilinear_taps(y[p], args.height, args.border, sharpness);
-    const bool live = across.live && down.live;
-    for (int tap = 0; tap < 4; ++tap) {
-      const bool right = tap & 1, lower = tap & 2;
-      const int column = across.first + right, row = down.first + lower;
-      const bool counts = live && (args.border || (inside(column, args.width) && inside(row, args.height)));
-      const A weight_x = right ? across.weight : 1 - across.weight;
-      const A weight_y = lower ? down.weight : 1 - down.weight;
-      corners->offset[tap][p] = clamp_tap(row, args.height) * stride_y + clamp_tap(column, args.width) * stride_x;
-      corners->weight[tap][p] = counts ? weight_x * weight_y : A(0);
-      if (!slopes) continue;
-      corners->slope_x[tap][p] = counts ? (right ? across.slope : -across.slope) * weight_y : A(0);
-      corners->slope_y[tap][p] = counts ? (lower ? down.slope : -down.slope) * weight_x : A(0);
-    }
-  }
-}
-
-constexpr int64_t kRun = 128;  // elements converted at once
-
-// A row of the accumulator's type is used where it is, another is widened into `buffer` first.
-template <class E, class A>
-const A* widened(const E* row, int64_t n, A* buffer) {
-  if constexpr (std::is_same_v<E, A>) {
-    return row;
-  } else {
-    widen_row(row, buffer, n);
-    return buffer;
-  }
-}
-
-// Channels [0, n) at one position, in runs that fit the buffers: f(first channel, run length, the four taps).
-template <class E, class A, class F>
-void for_each_run(const E* feat, const Corners<A>& corners, int64_t p, int64_t n, const F& f) {
-  A buffer[4][kRun];
-  for (int64_t c = 0; c < n; c += kRun) {
-    const int64_t length = n - c < kRun ? n - c : kRun;
-    const A* taps[4];
-    for (int tap = 0; tap < 4; ++tap) taps[tap] = widened(feat + corners.offset[tap][p] + c, length, buffer[tap]);
-    f(c, length, taps);
-  }
-}
 
 // out[i] = the weighted sum of the four taps
 template <class E, class A>
@@ -95,6 +17,13 @@ void mix(const A* const* taps, const A* weights, int64_t n, E* out) {
     for (int64_t i = 0; i < n; ++i) sums[i] = u * a[i] + v * b[i] + w * c[i] + z * d[i];
     narrow_row(sums, out, n);
   }
+}
+
+// The output's planes of a group, from the first position of a block on.
+template <class E>
+E* out_planes(const SampleArgs& args, const Block& block, int64_t group) {
+  return static_cast<E*>(args.out) + (block.image * args.channels + group * args.group_channels()) * args.positions +
+         block.first;
 }
 
 // Channels are contiguous: vectors run over the channels of one position.
@@ -111,7 +40,7 @@ void sample_channels_last(const SampleArgs& args, const Block& block, int64_t gr
   }
 }
 
-// `planes` channels of one block, so that each tap and weight is loaded once for all of them.
+// `planes` channels of one block, so that each offset and weight is loaded once for all of them.
 template <int planes, class E, class A>
 void sample_planes(const E* feat, int64_t stride_c, const Corners<A>& corners, int64_t count, E* out,
                    int64_t out_stride_c) {
@@ -131,8 +60,7 @@ void sample_planes(const E* feat, int64_t stride_c, const Corners<A>& corners, i
 // Any strides: the taps of a block serve every channel plane.
 template <class E, class A>
 void sample_any(const SampleArgs& args, const Block& block, int64_t group, const E* feat, const Corners<A>& corners) {
-  E* const out = static_cast<E*>(args.out) +
-                 (block.image * args.channels + group * args.group_channels()) * args.positions + block.first;
+  E* const out = out_planes<E>(args, block, group);
   const int64_t stride = args.feat_stride_c, channels = args.group_channels();
   int64_t c = 0;
   for (; c + 4 <= channels; c += 4)
@@ -141,151 +69,130 @@ void sample_any(const SampleArgs& args, const Block& block, int64_t group, const
     sample_planes<1>(feat + c * stride, stride, corners, block.count, out + c * args.positions, args.positions);
 }
 
-// products[tap][p] = sum over channels of gradient times tap.
-template <class E, class A>
-void products_channels_last(const SampleArgs& args, const Block& block, int64_t group, const E* feat,
-                            const Corners<A>& corners, A (*products)[kPixels]) {
-  constexpr int64_t lanes = 16;
-  const E* const grad = static_cast<const E*>(args.grad) +
-                        (block.image * args.positions + block.first) * args.channels + group * args.group_channels();
-  for (int64_t p = 0; p < block.count; ++p) {
-    A partial[4][lanes] = {};
-    for_each_run(feat, corners, p, args.group_channels(), [&](int64_t c, int64_t n, const A* const* taps) {
-      A buffer[kRun];
-      const A* const g = widened(grad + p * args.channels + c, n, buffer);
-      for (int tap = 0; tap < 4; ++tap) {
-        int64_t i = 0;
-        for (; i + lanes <= n; i += lanes)
-          for (int64_t lane = 0; lane < lanes; ++lane) partial[tap][lane] += g[i + lane] * taps[tap][i + lane];
-        for (int64_t lane = 0; i < n; ++i, ++lane) partial[tap][lane] += g[i] * taps[tap][i];
-      }
-    });
-    for (int tap = 0; tap < 4; ++tap) {
-      for (int64_t half = lanes / 2; half > 0; half /= 2)
-        for (int64_t lane = 0; lane < half; ++lane) partial[tap][lane] += partial[tap][lane + half];
-      products[tap][p] = partial[tap][0];
-    }
-  }
-}
+// ---- rows whose pixels are neighbours in memory: vectors run over positions -----------------------------------------
 
-// Adds `planes` channels of one block to its products.
-template <int planes, class E, class A>
-void add_products(const E* feat, int64_t stride_c, const Corners<A>& corners, int64_t count, const E* grad,
-                  int64_t grad_stride_c, A (*products)[kPixels]) {
-  A buffer[planes][kPixels];
-  const A* g[planes];
-  for (int plane = 0; plane < planes; ++plane) g[plane] = widened(grad + plane * grad_stride_c, count, buffer[plane]);
-  for (int64_t p = 0; p < count; ++p) {
-    for (int tap = 0; tap < 4; ++tap) {
-      const E* const at = feat + corners.offset[tap][p];
-      A sum = products[tap][p];
-      for (int plane = 0; plane < planes; ++plane) sum += g[plane][p] * widen(at[plane * stride_c]);
-      products[tap][p] = sum;
-    }
-  }
-}
+constexpr int kLanes = lanes<float>;
+constexpr int64_t kPairPixels = SampleArgs::pair_block;
+// narrow pairs are widened by instructions only
+template <class E>
+constexpr bool kPaired = sizeof(E) == 4 || (sizeof(E) == 2 && DAFLOW_ISA_LEVEL >= 1);
+constexpr bool kPermutes = DAFLOW_ISA_LEVEL >= 1;  // otherwise no lane goes anywhere in one instruction
 
-template <class E, class A>
-void products_any(const SampleArgs& args, const Block& block, int64_t group, const E* feat, const Corners<A>& corners,
-                  A (*products)[kPixels]) {
-  const E* const grad = static_cast<const E*>(args.grad) +
-                        (block.image * args.channels + group * args.group_channels()) * args.positions + block.first;
-  const int64_t stride = args.feat_stride_c, channels = args.group_channels();
-  for (int tap = 0; tap < 4; ++tap)
-    for (int64_t p = 0; p < block.count; ++p) products[tap][p] = 0;
-  int64_t c = 0;
-  for (; c + 4 <= channels; c += 4)
-    add_products<4>(feat + c * stride, stride, corners, block.count, grad + c * args.positions, args.positions,
-                    products);
-  for (; c < channels; ++c)
-    add_products<1>(feat + c * stride, stride, corners, block.count, grad + c * args.positions, args.positions,
-                    products);
-}
-
-// Calls f(block, group, the group's channels of the image) for every block and group of the units.
-template <class E, class F>
-void for_each_block(const SampleArgs& args, int64_t first_unit, int64_t last_unit, const F& f) {
-  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
-    const Block block = block_of(args, unit);
-    for (int64_t group = 0; group < args.groups; ++group)
-      f(block, group,
-        static_cast<const E*>(args.feat) + block.image * args.feat_stride_b +
-            group * args.group_channels() * args.feat_stride_c);
-  }
-}
-
-// Where the sums of one unit of grad_feat are: in the output itself, or in scratch where its dtype is narrower.
-template <class A>
-struct FeatSums {
-  A* data;
-  int64_t stride_c, stride_pixel;
+// Where a block of positions reads. The two taps of a row are the pair of pixels from `start` on; only at the ends of a
+// row the left tap may be the second pixel of its pair, or the right one the first.
+struct Pairs {
+  int start[2][kPairPixels];                                     // in the upper and the lower row
+  int left_is_second[kPairPixels], right_is_first[kPairPixels];  // 0 or -1
+  float weight[4][kPairPixels];                                  // of the taps, as in Corners
+  struct {
+    bool at_an_end;  // any of left_is_second and right_is_first
+    bool near;       // in either row all pairs start among `lanes` neighbours, from `first` on
+    int first[2];
+  } tile[kPairPixels / kLanes];  // the positions of a vector
 };
 
-template <class E, class A = accumulate_t<E>>
-FeatSums<A> sums_of(const SampleArgs& args, E* out, int64_t stride_c, int64_t stride_pixel, float* scratch) {
-  if constexpr (std::is_same_v<E, A>)
-    return {out, stride_c, stride_pixel};
-  else if (args.channels_last)
-    return {scratch, 1, args.channel_block};
-  else
-    return {scratch, int64_t{args.height} * args.width, 1};
+void find_tile(const SampleArgs& args, int64_t first, Pairs* pairs) {
+  auto& tile = pairs->tile[first / kLanes];
+  int any = 0;
+  for (int64_t p = first; p < first + kLanes; ++p) any |= pairs->left_is_second[p] | pairs->right_is_first[p];
+  tile.at_an_end = any != 0;
+  tile.near = kPermutes;
+  for (int row = 0; row < 2; ++row) {
+    const int* const start = pairs->start[row] + first;
+    int least = start[0], most = start[0];
+    for (int i = 1; i < kLanes; ++i) {
+      least = start[i] < least ? start[i] : least;
+      most = start[i] > most ? start[i] : most;
+    }
+    tile.first[row] = least;
+    tile.near = tile.near && most - least < kLanes && least + kLanes <= args.last_offset();
+  }
 }
 
-// Adds one block of positions into the sums of `count` channels, position by position in ascending order.
-template <class E, class A>
-void scatter(const SampleArgs& args, const Block& block, int64_t channel, int64_t count, const Corners<A>& corners,
-             const FeatSums<A>& sums) {
-  const E* const grad = static_cast<const E*>(args.grad) + block.image * args.channels * args.positions;
-  if (args.channels_last) {
-    for (int64_t p = 0; p < block.count; ++p) {
-      A buffer[kChannels];
-      const A* const g = widened(grad + (block.first + p) * args.channels + channel, count, buffer);
-      for (int tap = 0; tap < 4; ++tap) {
-        A* const sum = sums.data + corners.offset[tap][p];
-        const A weight = corners.weight[tap][p];
-        for (int64_t c = 0; c < count; ++c) sum[c] += weight * g[c];
-      }
+void find_pairs(const SampleArgs& args, const Block& block, int64_t group, Pairs* pairs) {
+  const int stride = static_cast<int>(args.feat_stride_y), last = args.width - 2;
+  for (int64_t first = 0; first < block.count; first += kPixels) {
+    const int64_t left = block.count - first, count = left < kPixels ? left : kPixels;
+    AxisTaps<float> across, down;
+    find_axes<false>(args, {block.image, block.first + first, count}, group, &across, &down);
+    for (int64_t p = 0; p < count; ++p) {
+      const int column = across.tap[0][p] < last ? across.tap[0][p] : last;
+      pairs->start[0][first + p] = down.tap[0][p] * stride + column;
+      pairs->start[1][first + p] = down.tap[1][p] * stride + column;
+      pairs->left_is_second[first + p] = across.tap[0][p] == column ? 0 : -1;
+      pairs->right_is_first[first + p] = across.tap[1][p] == column ? -1 : 0;
     }
-    return;
+    for (int tap = 0; tap < 4; ++tap)
+      for (int64_t p = 0; p < count; ++p)
+        pairs->weight[tap][first + p] = across.weight[tap & 1][p] * down.weight[tap / 2][p];
   }
-  for (int64_t c = 0; c < count; ++c) {
-    A buffer[kPixels];
-    const A* const g = widened(grad + (channel + c) * args.positions + block.first, block.count, buffer);
-    A* const plane = sums.data + c * sums.stride_c;
-    for (int64_t p = 0; p < block.count; ++p)
-      for (int tap = 0; tap < 4; ++tap) plane[corners.offset[tap][p]] += corners.weight[tap][p] * g[p];
+  for (int64_t p = block.count; p % kLanes != 0; ++p) {  // the last vector is filled up
+    pairs->start[0][p] = pairs->start[1][p] = 0;
+    pairs->left_is_second[p] = pairs->right_is_first[p] = 0;
+    for (int tap = 0; tap < 4; ++tap) pairs->weight[tap][p] = 0;
   }
+  for (int64_t p = 0; p < block.count; p += kLanes) find_tile(args, p, pairs);
+}
+
+// Half of the pairs of a vector of positions, [left, right, left, right, ...], in the order in which `deal` takes them.
+template <class E>
+inline Vector<float> load_pairs(const E* plane, const int* start) {
+  constexpr int part = part_lanes<float>;
+  // a type of the vector registers that holds one pair: as an integer it would go through a general one
+  using Pair = std::conditional_t<sizeof(E) == 4, double, float>;
+  typedef Pair Bits __attribute__((vector_size(sizeof(Pair) * kLanes / 2)));
+  Bits bits;
+#pragma GCC unroll 8
+  for (int i = 0; i < kLanes / 2; ++i) {
+    Pair pair;
+    std::memcpy(&pair, plane + start[i / (part / 2) * part + i % (part / 2)], sizeof pair);
+    bits[i] = pair;
+  }
+  E elements[kLanes];
+  std::memcpy(elements, &bits, sizeof elements);
+  return load_wide(elements);
+}
+
+// The two taps in one row of a vector of positions.
+struct RowTaps {
+  Vector<float> left, right;
+};
+
+template <class E>
+inline RowTaps load_row(const E* plane, const Pairs& pairs, int row, int64_t p) {
+  const auto& tile = pairs.tile[p / kLanes];
+  const int* const start = pairs.start[row] + p;
+  RowTaps taps;
+#if DAFLOW_ISA_LEVEL >= 1
+  if (tile.near) {
+    const E* const run = plane + tile.first[row];
+    const Vector<int> index = load(start) - tile.first[row];
+    taps = {permute(load_wide(run), index), permute(load_wide(run + 1), index)};
+  } else
+#endif
+  {
+    constexpr int part = part_lanes<float>;
+    const Vector<float> a = load_pairs(plane, start), b = load_pairs(plane, start + part / 2);
+    taps = {deal<float, 1, part, false>(a, b), deal<float, 1, part, true>(a, b)};
+  }
+  if (!tile.at_an_end) return taps;
+  return {load(pairs.left_is_second + p) ? taps.right : taps.left,
+          load(pairs.right_is_first + p) ? taps.left : taps.right};
 }
 
 template <class E>
-void grad_feat_unit(const SampleArgs& args, int64_t unit, float* scratch) {
-  using A = accumulate_t<E>;
-  const int64_t block = unit % args.channel_blocks() * args.channel_block;
-  const int64_t group = unit / args.channel_blocks() % args.groups;
-  const int64_t image = unit / (args.channel_blocks() * args.groups);
-  const int64_t left = args.group_channels() - block;
-  const int64_t count = left < args.channel_block ? left : args.channel_block;
-  const int64_t channel = group * args.group_channels() + block;
-  const int64_t pixels = int64_t{args.height} * args.width;
-  const int64_t stride_c = args.channels_last ? 1 : pixels, stride_pixel = args.channels_last ? args.channels : 1;
-  E* const out = static_cast<E*>(args.grad_feat) + image * args.channels * pixels + channel * stride_c;
-  const FeatSums<A> sums = sums_of(args, out, stride_c, stride_pixel, scratch);
-
-  // rows: runs of contiguous sums, one per pixel or one per channel
-  const int64_t rows = args.channels_last ? pixels : count, length = args.channels_last ? count : pixels;
-  const int64_t sums_stride = args.channels_last ? sums.stride_pixel : sums.stride_c;
-  [[maybe_unused]] const int64_t out_stride = args.channels_last ? stride_pixel : stride_c;
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t i = 0; i < length; ++i) sums.data[row * sums_stride + i] = 0;
-
-  Corners<A> corners;
-  for (int64_t first = 0; first < args.positions; first += kPixels) {
-    const Block positions = block_of(args, image * args.position_blocks() + first / kPixels);
-    find_corners<false>(args, positions, group, sums.stride_pixel * args.width, sums.stride_pixel, &corners);
-    scatter<E>(args, positions, channel, count, corners, sums);
+void sample_pairs(const SampleArgs& args, const Block& block, int64_t group, const E* feat, const Pairs& pairs) {
+  E* out = out_planes<E>(args, block, group);
+  for (int64_t c = 0; c < args.group_channels(); ++c, feat += args.feat_stride_c, out += args.positions) {
+    for (int64_t p = 0; p < block.count; p += kLanes) {
+      const RowTaps upper = load_row(feat, pairs, 0, p), lower = load_row(feat, pairs, 1, p);
+      const Vector<float> sum = load(pairs.weight[0] + p) * upper.left + load(pairs.weight[1] + p) * upper.right +
+                                load(pairs.weight[2] + p) * lower.left + load(pairs.weight[3] + p) * lower.right;
+      store_narrow<float>(out + p, sum, block.count - p);
+      // the next channel: what a block reads of one is too short for the processor to foresee more
+      for (int row = 0; row < 2; ++row) __builtin_prefetch(feat + args.feat_stride_c + pairs.start[row][p]);
+    }
   }
-  if constexpr (!std::is_same_v<E, A>)
-    for (int64_t row = 0; row < rows; ++row) narrow_row(sums.data + row * sums_stride, out + row * out_stride, length);
 }
 
 }  // namespace
@@ -293,49 +200,24 @@ void grad_feat_unit(const SampleArgs& args, int64_t unit, float* scratch) {
 void bilinear_sample(const SampleArgs& args, int64_t first_unit, int64_t last_unit) {
   dispatch_element(args.dtype, [&](auto element) {
     using E = decltype(element);
-    Corners<accumulate_t<E>> corners;
-    for_each_block<E>(args, first_unit, last_unit, [&](const Block& block, int64_t group, const E* feat) {
+    using A = accumulate_t<E>;
+    if constexpr (kPaired<E>)
+      if (args.pairs) {
+        Pairs pairs;
+        return for_each_block<E>(args, first_unit, last_unit, kPairPixels,
+                                 [&](const Block& block, int64_t group, const E* feat) {
+                                   find_pairs(args, block, group, &pairs);
+                                   sample_pairs(args, block, group, feat, pairs);
+                                 });
+      }
+    Corners<A> corners;
+    for_each_block<E>(args, first_unit, last_unit, kPixels, [&](const Block& block, int64_t group, const E* feat) {
       find_corners<false>(args, block, group, args.feat_stride_y, args.feat_stride_x, &corners);
       if (args.channels_last)
         sample_channels_last(args, block, group, feat, corners);
       else
         sample_any(args, block, group, feat, corners);
     });
-  });
-}
-
-void bilinear_sample_grad_coords(const SampleArgs& args, int64_t first_unit, int64_t last_unit) {
-  dispatch_element(args.dtype, [&](auto element) {
-    using E = decltype(element);
-    using A = accumulate_t<E>;
-    Corners<A> corners;
-    A products[4][kPixels];
-    for_each_block<E>(args, first_unit, last_unit, [&](const Block& block, int64_t group, const E* feat) {
-      find_corners<true>(args, block, group, args.feat_stride_y, args.feat_stride_x, &corners);
-      if (args.channels_last)
-        products_channels_last(args, block, group, feat, corners, products);
-      else
-        products_any(args, block, group, feat, corners, products);
-      A* const grad_x =
-          static_cast<A*>(args.grad_coords) + (block.image * args.groups + group) * 2 * args.positions + block.first;
-      A* const grad_y = grad_x + args.positions;
-      for (int64_t p = 0; p < block.count; ++p) {
-        A x = 0, y = 0;
-        for (int tap = 0; tap < 4; ++tap) {
-          x += corners.slope_x[tap][p] * products[tap][p];
-          y += corners.slope_y[tap][p] * products[tap][p];
-        }
-        grad_x[p] = x;
-        grad_y[p] = y;
-      }
-    });
-  });
-}
-
-void bilinear_sample_grad_feat(const SampleArgs& args, float* scratch, int64_t first, int64_t last) {
-  dispatch_element(args.dtype, [&](auto element) {
-    using E = decltype(element);
-    for (int64_t unit = first; unit < last; ++unit) grad_feat_unit<E>(args, unit, scratch);
   });
 }
 

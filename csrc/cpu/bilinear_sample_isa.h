@@ -10,6 +10,7 @@ namespace daflow {
 
 struct SampleArgs {
   static constexpr int64_t pixel_block = 128;       // positions whose taps are computed together
+  static constexpr int64_t pair_block = 512;        // positions of a block of the forward pass on pairs
   static constexpr int64_t max_channel_block = 16;  // channels whose feature gradient one thread owns, at most
 
   Element dtype;
@@ -19,6 +20,8 @@ struct SampleArgs {
   bool border;
   int64_t sharpness;
   int64_t channel_block;
+  bool pairs;     // forward: neighbours along x are neighbours in memory, and offsets in a channel fit an int
+  int64_t block;  // positions of a block: pair_block or pixel_block
 
   const void* feat;  // any strides (in elements)
   int64_t feat_stride_b, feat_stride_c, feat_stride_y, feat_stride_x;
@@ -32,8 +35,10 @@ struct SampleArgs {
   void* grad_coords;
 
   DAFLOW_INLINE int64_t group_channels() const { return channels / groups; }
+  // Of the last pixel of a channel.
+  DAFLOW_INLINE int64_t last_offset() const { return (height - 1) * feat_stride_y + (width - 1) * feat_stride_x; }
   // A unit of the forward pass and of grad_coords: a block of positions of one image.
-  DAFLOW_INLINE int64_t position_blocks() const { return (positions + pixel_block - 1) / pixel_block; }
+  DAFLOW_INLINE int64_t position_blocks() const { return (positions + block - 1) / block; }
   DAFLOW_INLINE int64_t position_units() const { return batch * position_blocks(); }
   // A unit of grad_feat: a block of channels of one group of one image. No two units write the same element.
   DAFLOW_INLINE int64_t channel_blocks() const { return (group_channels() + channel_block - 1) / channel_block; }

@@ -113,13 +113,9 @@ bool streams(const CorrLookup& op, const CorrLookupOutput& out) {
 // The first `count` of the values.
 template <class Out, class A>
 inline void write_run(Out* out, Vector<A> values, int count, bool past_caches) {
-  if constexpr (std::is_same_v<Out, A>) {
+  if constexpr (std::is_same_v<Out, A>)
     if (past_caches) return stream(out, values);
-    if (count >= lanes<A>) return store(out, values);
-  }
-  A run[lanes<A>];
-  store(run, values);
-  narrow_row(run, out, at_most(count, lanes<A>));
+  store_narrow<A>(out, values, count);
 }
 
 // Fetches the lines to be written while the taps are computed.

@@ -73,6 +73,17 @@ inline V blend(V x, V a, V y, V b) {
   return left + right;
 }
 
+#if DAFLOW_ISA_LEVEL >= 2
+// Lane i becomes lane index[i] of v. maskz: the plain form starts from an undefined vector, which GCC warns about.
+inline Vector<float> permute(Vector<float> v, Vector<int> index) {
+  return (Vector<float>)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)index, (__m512)v);
+}
+#elif DAFLOW_ISA_LEVEL == 1
+inline Vector<float> permute(Vector<float> v, Vector<int> index) {
+  return (Vector<float>)_mm256_permutevar8x32_ps((__m256)v, (__m256i)index);
+}
+#endif
+
 // ---- loads that widen to the accumulator; the second form reads n < lanes elements and fills up with zeros ----------
 
 template <class E>
@@ -120,6 +131,16 @@ inline Vector<float> load_wide(const BFloat16* p) {
   return (Vector<float>)_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
 }
 #endif
+
+// Writes the first n values, or all where there are fewer, each rounded once.
+template <class A, class E>
+inline void store_narrow(E* out, Vector<A> v, int64_t n) {
+  if constexpr (std::is_same_v<E, A>)
+    if (n >= lanes<A>) return store(out, v);
+  A values[lanes<A>];
+  store(values, v);
+  narrow_row(values, out, n < lanes<A> ? n : lanes<A>);
+}
 
 // ---- products of features: Operand holds `step` channels --------------------------------------------------------
 

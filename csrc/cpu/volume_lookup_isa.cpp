@@ -49,7 +49,7 @@ Axis<A> axis_of(const VolumeArgs& args, const QueryTile& tile, int64_t centre, i
   const Split<A> at = split(position * level_scale<A>(level), size, radius);
   const int64_t first = int64_t{at.first} - radius;
   const int64_t count = 2 * int64_t{radius} + 2;
-  return {first, first < 0 ? -first : 0, size - first < count ? size - first : count, at.fraction, at.live};
+  return {first, first < 0 ? -first : 0, size - first < count ? size - first : count, at.fraction, at.live != 0};
 }
 
 // Where the windows of a tile lie on one level.

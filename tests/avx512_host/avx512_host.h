@@ -43,6 +43,15 @@ inline __m512i shift_left(__mmask16 mask, __m512i v, unsigned count) {
   return load<__m512i, uint32_t>(mask, lanes);
 }
 
+inline __m512 permute(__mmask16 mask, __m512i index, __m512 v) {
+  uint32_t indices[16];
+  float in[16], out[16];
+  std::memcpy(indices, &index, sizeof index);
+  std::memcpy(in, &v, sizeof v);
+  for (int i = 0; i < 16; ++i) out[i] = in[indices[i] % 16];
+  return load<__m512, float>(mask, out);
+}
+
 // Adds the product of the odd, then of the even bfloat16 of every lane.
 inline __m512 dot_bfloat16(__m512 sums, __m512bh a, __m512bh b) {
   uint32_t of_a[16], of_b[16];
@@ -71,5 +80,6 @@ inline __m512 dot_bfloat16(__m512 sums, __m512bh a, __m512bh b) {
 #define _mm512_maskz_cvtph_ps(mask, v) avx512_host::widen_halves(mask, v)
 #define _mm512_maskz_cvtepu16_epi32(mask, v) avx512_host::widen_words(mask, v)
 #define _mm512_maskz_slli_epi32(mask, v, count) avx512_host::shift_left(mask, v, count)
+#define _mm512_maskz_permutexvar_ps(mask, index, v) avx512_host::permute(mask, index, v)
 #define _mm512_stream_si512(p, v) (*(p) = (v))
 #define _mm512_dpbf16_ps(sums, a, b) avx512_host::dot_bfloat16(sums, a, b)

@@ -170,6 +170,17 @@ def test_far_and_non_finite_positions(on, bad, layout):
         assert grad_feat.isfinite().all()
 
 
+@pytest.mark.parametrize("on", IMPLEMENTATIONS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_only_taps_are_read(on, dtype):
+    """Half a pixel beyond the ends of a row one column is read: the one beside it may hold NaN."""
+    feat = torch.full((1, 2, 3, 20), float("nan"), dtype=dtype)
+    feat[..., 0], feat[..., -1] = 4, 8
+    left = torch.arange(17) < 5
+    out = sample(on)(feat, at(*((-0.5 if first else 19.5, 1) for first in left)))
+    assert torch.equal(out[0, :, 0], torch.where(left, 2.0, 4.0).to(dtype).expand(2, -1))
+
+
 def test_mask_marks_positions_inside(on):
     points = at((0, 0), (2, 1), (2.01, 1), (0, -0.01), (float("nan"), 0))
     _, mask = on("bilinear_sample", PLANE, points, mask=True)
@@ -211,7 +222,12 @@ CASES = {
     "expanded": Case(layout="expanded", channels=6),
     "larger output": Case(size=(3, 4), out=(17, 23), channels=6),
     "several blocks": Case(size=(5, 6), out=(16, 40), channels=18, layout="channels_last"),
+    "smooth flow": Case(size=(40, 50), out=(39, 47), channels=5, spread=0.02),
+    "smooth steep border": Case(size=(11, 40), out=(14, 43), channels=3, spread=0.02, padding="border", sharpness=2),
+    "smooth groups": Case(size=(9, 33), out=(9, 33), channels=4, spread=0.02, groups=2),
+    "smooth sliced": Case(size=(9, 33), out=(9, 33), channels=4, spread=0.02, layout="sliced"),
     "one row": Case(size=(1, 9)),
+    "two columns": Case(size=(9, 2), channels=3, out=(7, 5)),
     "one column": Case(size=(9, 1), padding="border", layout="channels_last"),
     "one pixel": Case(size=(1, 1), padding="border"),
     "no output": Case(out=(0, 4)),
