@@ -37,10 +37,15 @@ def inputs(grid: Grid, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor,
     height, width = grid
     fmap1, fmap2 = (torch.randn(1, CHANNELS, height, width, generator=generator) for _ in range(2))
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    coarse = 8 * torch.randn(1, 2, 4, 6, generator=generator)
-    flow = torch.nn.functional.interpolate(coarse, size=grid, mode="bicubic", align_corners=True)
+    flow = smooth_flow(grid, generator)
     coords = [torch.stack([x, y]) + flow * (step / LOOKUPS) for step in range(1, LOOKUPS + 1)]
     return fmap1.to(device), fmap2.to(device), [c.to(device) for c in coords]
+
+
+def smooth_flow(grid: Grid, generator: torch.Generator) -> torch.Tensor:
+    """[1, 2, H, W]: a few pixels, between 4 x 6 random nodes."""
+    coarse = 8 * torch.randn(1, 2, 4, 6, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=grid, mode="bicubic", align_corners=True)
 
 
 def windows(
