@@ -221,8 +221,9 @@ void lookup_tile(const CorrLookup& op, Out* out, bool stream, int64_t item, int 
                  const Queries<typename P::Element>& queries, const Scratch<typename P::Sum>& scratch) {
   using E = typename P::Element;
   using A = typename P::Sum;
-  const auto [y, x, count] = tile;
-  const int64_t b = item / op.centres, n = item % op.centres, plane = op.fmap1.height * op.fmap1.width;
+  const int64_t y = tile.y, x = tile.x, plane = op.fmap1.height * op.fmap1.width;
+  const int64_t b = item / op.centres, n = item % op.centres;
+  const int count = tile.count;
   Window<A> windows[kMaxTile];
   for (int q = 0; q < count; ++q) windows[q] = place_window<A>(op, l, b, n, y, x + q);
   const BlendWeights<A> weights(windows, count, static_cast<A>(op.scale));
