@@ -2,10 +2,10 @@
 
     python -m tests.reliability.sanitize [PYTEST ARGUMENTS ...]      (or: make sanitize)
 
-The libraries are built in build/sanitize, the instructions of AVX-512 emulated (tests/avx512_host): the normal build and
-the environment stay as they are. Leaks are not looked for (Python and torch keep memory until they exit), and the code
-of torch, OpenCV, HDF5 and FFmpeg is not instrumented: in them only heap errors in C library calls (memcpy, strlen, free
-...) are seen.
+The libraries are built in build/sanitize, the instructions of AVX-512 emulated (tests/avx512_host): the normal build
+and the environment stay as they are. Leaks are not looked for (Python and torch keep memory until they exit), and the
+code of torch, OpenCV, HDF5 and FFmpeg is not instrumented: in them only heap errors in C library calls (memcpy, strlen,
+free ...) are seen.
 """
 
 import os
