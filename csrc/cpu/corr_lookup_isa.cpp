@@ -10,8 +10,6 @@ namespace {
 constexpr int64_t kPackedChannels = 16;  // a cache line of packed features
 constexpr int64_t kRowsAhead = 2;
 
-constexpr int at_most(int value, int limit) { return value < limit ? value : limit; }
-
 // Scratch of a thread.
 template <class A>
 struct Scratch {
