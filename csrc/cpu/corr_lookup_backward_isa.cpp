@@ -73,15 +73,17 @@ void tile_taps(const E* fmap1, int64_t stride1, const LevelView<E>& level, const
                int64_t channels, const Scratch<A>& scratch) {
   constexpr int L = lanes<A>;
   const int rows = static_cast<int>(scratch.taps.rows);
-  tile_products<Widened<E>>(fmap1, stride1, level, windows, count, rows, channels, scratch.partial, [&](int i) {
-    for (int q = 0; q < count; ++q)
-      for (int64_t j = 0; j < scratch.taps.length; j += L) {
-        Vector<A> parts[L];
+  tile_products<Widened<E>>(
+      fmap1, stride1, level, windows, count, rows, channels, scratch.partial, [] {},
+      [&](int i) {
+        for (int q = 0; q < count; ++q)
+          for (int64_t j = 0; j < scratch.taps.length; j += L) {
+            Vector<A> parts[L];
 #pragma GCC unroll 16
-        for (int k = 0; k < L; ++k) parts[k] = load(scratch.partial.at(q, j + k));
-        store(scratch.taps.row(q, i) + j, sums_of_lanes<A>(parts));
-      }
-  });
+            for (int k = 0; k < L; ++k) parts[k] = load(scratch.partial.at(q, j + k));
+            store(scratch.taps.row(q, i) + j, sums_of_lanes<A>(parts));
+          }
+      });
 }
 
 // The transposed blend: weights[q][i][j] = G of tap (i, j).

@@ -229,14 +229,16 @@ void lookup_tile(const CorrLookup& op, Out* out, bool stream, int64_t item, int 
   const Target<Out> target{out + first, plane, stream && count == kMaxTile};
   if (!target.stream) prefetch(target, op.window(), count);
   const LevelView<E> level(op.levels[l], b);
-  const int rows = op.window_y() + 1;
-  Ahead pixels_below = row_below(level, op.levels[l].height, windows, count, rows), queries_below;
-  if (queries.below) queries_below = {queries.below, count * queries.stride * static_cast<int64_t>(sizeof(E)), rows};
-  tile_products<P>(queries.data, queries.stride, level, windows, count, rows, op.channels, scratch.partial, [&](int i) {
+  const int rows = op.window_y() + 1, runs = rows * kMaxTile / 2;  // most queries come in pairs
+  Ahead pixels_below = row_below(level, op.levels[l].height, windows, count, runs), queries_below;
+  if (queries.below) queries_below = {queries.below, count * queries.stride * static_cast<int64_t>(sizeof(E)), runs};
+  const auto run_done = [&] {
     pixels_below.step();
     queries_below.step();
-    blend_row(op, weights, count, i, scratch, target);
-  });
+  };
+  const auto row_done = [&](int i) { blend_row(op, weights, count, i, scratch, target); };
+  tile_products<P>(queries.data, queries.stride, level, windows, count, rows, op.channels, scratch.partial, run_done,
+                   row_done);
 }
 
 // Rows [begin, end) of one item. Strip by strip, level by level and downwards: the pixels that ten rows of queries

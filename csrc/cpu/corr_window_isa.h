@@ -201,13 +201,13 @@ struct Run {
 };
 
 // For every window row i, partial.at(q, j) = the lanes of <fmap1 of query q, pixel (i, j) of its window>, zero outside;
-// then row_done(i). The queries take turns at one window row, so that the pixels they share stay in the first-level
-// cache; nothing depends on their flow being smooth.
-template <class P, class RowDone>
+// then row_done(i), and run_done() after each run of it. The queries take turns at one window row, so that the pixels
+// they share stay in the first-level cache; nothing depends on their flow being smooth.
+template <class P, class RunDone, class RowDone>
 inline void tile_products(const typename P::Element* fmap1, int64_t stride1,
                           const LevelView<typename P::Element>& level, const Window<typename P::Sum>* windows,
                           int count, int rows, int64_t channels, const PartialRow<typename P::Sum>& partial,
-                          const RowDone& row_done) {
+                          const RunDone& run_done, const RowDone& row_done) {
   Run<P> runs[kMaxTile];
   int n = 0;
   for (int q = 0; q < count; ++n) {
@@ -249,6 +249,7 @@ inline void tile_products(const typename P::Element* fmap1, int64_t stride1,
                                    run.out_a + step, run.out_b + step);
         });
       }
+      run_done();
     }
     row_done(i);
   }
