@@ -7,8 +7,8 @@ namespace daflow {
 namespace DAFLOW_ISA {
 namespace {
 
-constexpr int64_t kPackedChannels = 16;  // a cache line of packed features
-constexpr int64_t kRowsAhead = 2;
+constexpr int64_t kPackedChannels = 16;  // packed at once: a cache line of float32
+constexpr int64_t kRowsAhead = 2;        // whose features are asked for meanwhile
 
 // Scratch of a thread.
 template <class A>
@@ -72,8 +72,7 @@ inline void pack_tile(const E* fmap1, const FeatureMap& map, int count, int64_t 
 
 // The features of a strip of queries, [rows, kMaxTile, C], where fmap1 holds them apart (NCHW): a strip at a time costs
 // a few percent of the lookup and little memory, a copy of the map in this layout as much as the map itself.
-// A cache line of channels at a time and downwards: few pages and lines are then at work, and those of the rows below
-// are asked for meanwhile.
+// A few channels at a time and downwards: few pages and lines are then at work.
 template <class E>
 void pack_strip(const E* fmap1, const FeatureMap& map, int64_t strip, int64_t begin, int64_t end, int64_t channels,
                 E* packed) {

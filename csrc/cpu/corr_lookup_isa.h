@@ -67,7 +67,7 @@ struct CorrLookupScatter {
   void* grad_level;       // [B, H_l, W_l, C] contiguous
 };
 
-constexpr int64_t kScatterTile = 8;  // target pixels of a unit of work of scatter_gather
+constexpr int64_t kScatterTile = 8;  // target pixels of a unit of work of corr_lookup_gather
 
 #define DAFLOW_CORR_LOOKUP(isa)                                                                                        \
   namespace isa {                                                                                                      \

@@ -54,7 +54,7 @@ inline Window<A> place_window(const CorrLookup& op, int level, int64_t b, int64_
 }
 
 // The products of the queries of a tile with the taps of one window row, each a vector whose lanes are yet to be added
-// up, which is cheaper for many at once. The rows after the last, up to a multiple of the lanes, are zeros: of fresh
+// up, which is cheaper for many at once. The taps after the last, up to a multiple of the lanes, are zeros: of fresh
 // scratch, never written.
 template <class A>
 struct PartialRow {

@@ -58,6 +58,8 @@ inline void keep(V& v) {
   asm("" : "+v"(v));
 #elif defined(__x86_64__)
   asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
 #else
   (void)v;
 #endif
