@@ -29,9 +29,11 @@ class ContextPass(NamedTuple):
         assert convz.bias is not None
         assert convr.bias is not None
         bias_zr = torch.cat([convz.bias, convr.bias])
+        channels_last = context.is_contiguous(memory_format=torch.channels_last)  # else every step reorders them
+        layout = torch.channels_last if channels_last else torch.contiguous_format
         return cls(
-            torch.cat([zr[:, :hidden], zr[:, end:]], dim=1),
-            torch.cat([q[:, :hidden], q[:, end:]], dim=1),
+            torch.cat([zr[:, :hidden], zr[:, end:]], dim=1).contiguous(memory_format=layout),
+            torch.cat([q[:, :hidden], q[:, end:]], dim=1).contiguous(memory_format=layout),
             F.conv2d(context, zr[:, hidden:end], bias_zr, padding=padding),
             F.conv2d(context, q[:, hidden:end], convq.bias, padding=padding),
             padding,
