@@ -11,6 +11,7 @@ import argparse
 import functools
 import importlib
 import json
+import multiprocessing
 import pathlib
 import pkgutil
 import re
@@ -18,6 +19,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
@@ -35,33 +38,53 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     environment = timing.environment(options.device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides of a comparison
     sink = options.json or (_results_file(environment) if options.save else None)
     print(" | ".join(f"{key} {value}" for key, value in environment.items()))
+    ops = [op for op in _benchmarks() if not options.op or op in options.op]
+    measure = _measure if options.device == "cuda" or len(ops) == 1 else _measure_apart
     lines, failed = [], False
-    with timing.threads(1):
-        for op, records in _benchmarks().items():
-            if options.op and op not in options.op:
-                continue
-            begin = time.perf_counter()
-            try:
-                for record in records(options.quick, options.device):
-                    print(record.line(), flush=True)
-                    lines.append(json.dumps({**environment, **json.loads(record.json())}))
-            except timing.WrongResultError as error:
-                failed = True
-                print(f"{op:16} WRONG RESULT: {error}", file=sys.stderr)
-            except ModuleNotFoundError as error:
-                print(f"{op:16} stops, as something is not installed: {error}", file=sys.stderr)
-            except Exception:
-                failed = True
-                print(f"{op:16} FAILED: {traceback.format_exc()}", file=sys.stderr)
-            print(f"{op:16} took {time.perf_counter() - begin:.0f} s", flush=True)
-            if sink is not None:
-                _write(sink, lines, keep=options.save)
+    for op in ops:
+        begin = time.perf_counter()
+        found, right = measure(op, options.quick, options.device)
+        lines += [json.dumps({**environment, **record}) for record in found]
+        failed |= not right
+        print(f"{op:16} took {time.perf_counter() - begin:.0f} s", flush=True)
+        if sink is not None:
+            _write(sink, lines, keep=options.save)
     if sink is not None:
         print(f"wrote {len(lines)} records to {sink}")
     return 1 if failed else 0
+
+
+def _measure(op: str, quick: bool, device: str) -> tuple[list[dict[str, object]], bool]:
+    """The records of an op, printed as they come, and whether nothing went wrong."""
+    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32 on both sides of a comparison
+    found: list[dict[str, object]] = []
+    try:
+        with timing.threads(1):
+            for record in _benchmarks()[op](quick, device):
+                print(record.line(), flush=True)
+                found.append(json.loads(record.json()))
+    except timing.WrongResultError as error:
+        print(f"{op:16} WRONG RESULT: {error}", file=sys.stderr)
+        return found, False
+    except ModuleNotFoundError as error:
+        print(f"{op:16} stops, as something is not installed: {error}", file=sys.stderr)
+    except Exception:
+        print(f"{op:16} FAILED: {traceback.format_exc()}", file=sys.stderr)
+        return found, False
+    return found, True
+
+
+def _measure_apart(op: str, quick: bool, device: str) -> tuple[list[dict[str, object]], bool]:
+    """The same in a process of its own: on a CPU what ran before decides whether memory comes with page faults."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, op, quick, device).result()
+        except BrokenProcessPool as error:
+            print(f"{op:16} FAILED: {error}", file=sys.stderr)
+            return [], False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,5 +141,4 @@ def _results_file(environment: dict[str, object]) -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     sys.exit(main())

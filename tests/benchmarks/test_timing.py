@@ -71,6 +71,7 @@ def test_the_runner_writes_json_lines_and_reports_wrong_results(tmp_path, monkey
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr(run, "_benchmarks", lambda: {"bad": bad, "broken": broken, "good": good})
+    monkeypatch.setattr(run, "_measure_apart", run._measure)  # whose process would not know them
     target = tmp_path / "out.jsonl"
     assert run.main(["--quick", "--json", str(target)]) == 1
     before, line = target.read_text().splitlines()
@@ -95,9 +96,21 @@ def test_records_are_written_before_the_next_op(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setattr(run, "_benchmarks", lambda: {"good": good, "killed": killed})
+    monkeypatch.setattr(run, "_measure_apart", run._measure)
     with pytest.raises(KeyboardInterrupt):
         run.main(["--json", str(target)])
     assert json.loads(target.read_text())["op"] == "good"
+
+
+def test_each_of_several_ops_has_a_process_of_its_own(monkeypatch, capfd):
+    """What an op leaves behind, an allocator that is warm, would decide about the next."""
+    apart = []
+    monkeypatch.setattr(run, "_measure_apart", lambda op, *_: (apart.append(op) or [], True))
+    assert run.main(["--quick", "--op", "qk_norm", "softargmax_flow"]) == 0
+    assert apart == ["qk_norm", "softargmax_flow"]
+    monkeypatch.undo()
+    assert run._measure_apart("no such op", True, "cpu") == ([], False)
+    assert "KeyError: 'no such op'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError, OSError, RuntimeError])  # of libraries made for another torch
