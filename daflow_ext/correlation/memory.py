@@ -17,7 +17,7 @@ FREE_FRACTION = 0.25
 # per query and level. Measured 2026-11-20 on one core of an AMD EPYC with AVX-512 (C = 128 and 256, 12 and 32 lookups,
 # `python -m benchmarks.corr_block --crossover`): with fewer products than this part of the windows' the volume is up to
 # three times faster, at 0.52 both take the same time within 20 %, from 0.64 on windows on the fly win; training alike.
-# 2026-11-30, one with AVX2 only: the same time at 0.64 in inference, in training at 0.33 to 0.4 (C = 128) and 0.75 (256).
+# 2026-11-30, one with AVX2 only: alike at 0.64 in inference, in training at 0.33 to 0.4 (C = 128) and 0.75 (C = 256).
 CPU_LIMIT = 0.5
 
 # Not measured on a GPU yet: the volume only where it is so small that it does not matter. The records "on the fly" in
