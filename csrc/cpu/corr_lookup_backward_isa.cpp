@@ -168,14 +168,10 @@ int64_t corr_lookup_backward_scratch(const CorrLookup& op) {
 
 void corr_lookup_query_grads(const CorrLookup& op, const CorrLookupQueryGrads& grads, int64_t begin, int64_t end,
                              void* memory) {
-  dispatch_element(op.dtype, [&](auto element) {
-    using E = decltype(element);
-    const GradScratch<accumulate_t<E>> scratch(op, memory);
-    for (int64_t row = begin; row < end; ++row)
-      each_tile(op.fmap1.width, kGradTile, [&](int64_t x, int count) {
-        tile_query_grads<E>(op, grads, row / op.fmap1.height, row % op.fmap1.height, x, count, scratch);
-      });
-  });
+  each_query_tile(op, begin, end, memory,
+                  [&](auto element, int64_t b, int64_t y, int64_t x, int count, const auto& scratch) {
+                    tile_query_grads<decltype(element)>(op, grads, b, y, x, count, scratch);
+                  });
 }
 
 }  // namespace DAFLOW_ISA

@@ -138,14 +138,10 @@ void corr_lookup_cells(const CorrLookup& op, const CorrLookupScatter& scatter, i
 
 void corr_lookup_weights(const CorrLookup& op, const CorrLookupScatter& scatter, int64_t begin, int64_t end,
                          void* memory) {
-  dispatch_element(op.dtype, [&](auto element) {
-    using E = decltype(element);
-    const GradScratch<accumulate_t<E>> scratch(op, memory);
-    for (int64_t row = begin; row < end; ++row)
-      each_tile(op.fmap1.width, kGradTile, [&](int64_t x, int count) {
-        tile_weights<E>(op, scatter, row / op.fmap1.height, row % op.fmap1.height, x, count, scratch);
-      });
-  });
+  each_query_tile(op, begin, end, memory,
+                  [&](auto element, int64_t n, int64_t y, int64_t x, int count, const auto& scratch) {
+                    tile_weights<decltype(element)>(op, scatter, n, y, x, count, scratch);
+                  });
 }
 
 void corr_lookup_gather(const CorrLookup& op, const CorrLookupScatter& scatter, int64_t begin, int64_t end,

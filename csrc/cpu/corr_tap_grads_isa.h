@@ -81,10 +81,18 @@ void tap_weights(const Window<A>& window, int q, const TapRows<A>& grads, const 
   }
 }
 
-// Calls f(x, count) for the tiles of a row.
+// Calls f(element of the maps, row / height, y, x, count, scratch) for the tiles of rows [begin, end) of queries.
 template <class F>
-void each_tile(int64_t width, int64_t tile, const F& f) {
-  for (int64_t x = 0; x < width; x += tile) f(x, static_cast<int>(width - x < tile ? width - x : tile));
+void each_query_tile(const CorrLookup& op, int64_t begin, int64_t end, void* memory, const F& f) {
+  const int64_t height = op.fmap1.height, width = op.fmap1.width;
+  dispatch_element(op.dtype, [&](auto element) {
+    const GradScratch<accumulate_t<decltype(element)>> scratch(op, memory);
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t x = 0; x < width; x += kGradTile) {
+        const int count = static_cast<int>(width - x < kGradTile ? width - x : kGradTile);
+        f(element, row / height, row % height, x, count, scratch);
+      }
+  });
 }
 
 }  // namespace DAFLOW_ISA
